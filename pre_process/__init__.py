@@ -1,0 +1,1 @@
+"""The text path: corpus, tokenizer, word vectors, position vectors. Imports nothing from nanograd."""
