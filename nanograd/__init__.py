@@ -1,0 +1,1 @@
+"""nanograd: the LLM stack you can read."""

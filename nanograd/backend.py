@@ -1,0 +1,83 @@
+"""Floor 0. Where the numbers live: NumPy arrays on the CPU, CuPy arrays on the GPU, both in one process."""
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
+ArrayModule: TypeAlias = Any  # the module numpy or the module cupy: written `xp` in every formula
+
+
+class DeviceError(ValueError):
+    """A device that this machine does not have, or a name that is no device."""
+
+
+def array_module(x: Array) -> ArrayModule:
+    """The module whose functions accept `x`: numpy, or cupy once somebody has imported it."""
+    if type(x) is np.ndarray:
+        return np
+    cupy = sys.modules.get("cupy")
+    return np if cupy is None else cupy.get_array_module(x)
+
+
+def special_functions(xp: ArrayModule) -> Any:
+    """scipy.special or cupyx.scipy.special: home of erf, which neither array module has. Imported on first use."""
+    if xp is np:
+        import scipy.special
+
+        return scipy.special
+    import cupyx.scipy.special
+
+    return cupyx.scipy.special
+
+
+def device_of(x: Array) -> str:
+    """'cpu' or 'cuda:0', 'cuda:1', …"""
+    return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
+
+
+def to_device(x: Array, device: str) -> Array:
+    """The same numbers on `device` ('cpu', 'cuda', 'cuda:1'); the same array if they are there already.
+
+    Raises DeviceError for an unknown name, a missing CuPy or a missing GPU.
+    """
+    if device == "cpu":
+        return to_host(x)
+    cupy, index = _cuda(device)
+    with cupy.cuda.Device(index):
+        return cupy.asarray(x)
+
+
+def to_host(x: Array) -> Any:
+    """The same numbers as a NumPy array."""
+    return x if array_module(x) is np else x.get()
+
+
+def describe(x: Any) -> str:
+    """An operand in an error message: 'float32 (2, 3)', 'cuda float32 (2, 3)', or a plain number as it is."""
+    if x is None or type(x) in (int, float, bool):
+        return repr(x)
+    return f"{'' if array_module(x) is np else 'cuda '}{x.dtype} {tuple(x.shape)}"
+
+
+def check_device(device: str) -> None:
+    """Raise DeviceError, in one line that says what to do, unless arrays can be put on `device`."""
+    if device != "cpu":
+        _cuda(device)
+
+
+def _cuda(device: str) -> tuple[ArrayModule, int]:
+    name, _, index = device.partition(":")
+    if name != "cuda" or not (index.isdecimal() or device == "cuda"):
+        raise DeviceError(f"device {device!r} is unknown: use cpu, cuda, or cuda:N")
+    try:
+        import cupy
+    except ImportError:
+        raise DeviceError(f"device {device!r} needs CuPy: pip install 'nanograd[cuda13]' (or cuda12)") from None
+    if not cupy.cuda.is_available():
+        raise DeviceError(f"device {device!r}: CuPy is installed but finds no GPU; use --device cpu")
+    count = cupy.cuda.runtime.getDeviceCount()
+    if int(index or 0) >= count:
+        raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), numbered from 0")
+    return cupy, int(index or 0)

@@ -1,0 +1,192 @@
+"""y = f(x) or y = f(a, b), one number at a time. Broadcasting is undone by the engine."""
+
+from typing import Any
+
+from nanograd.backend import Array, ArrayModule, special_functions
+from nanograd.primitive import Needs, Value, primitive
+
+
+@primitive
+def add(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = a + b"""
+    return a + b, ()
+
+
+@add.backward
+def _(xp: ArrayModule, dy: Array, *, needs: Needs) -> Any:
+    return dy, dy
+
+
+@primitive
+def sub(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = a − b"""
+    return a - b, ()
+
+
+@sub.backward
+def _(xp: ArrayModule, dy: Array, *, needs: Needs) -> Any:
+    return dy, -dy if needs[1] else None
+
+
+@primitive
+def mul(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = a b"""
+    return a * b, (a, b)
+
+
+@mul.backward
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
+    return dy * b if needs[0] else None, dy * a if needs[1] else None
+
+
+@primitive
+def div(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = a / b"""
+    return a / b, (a, b)
+
+
+@div.backward
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
+    """da = dy / b,  db = −dy a / b²"""
+    return dy / b if needs[0] else None, -dy * a / (b * b) if needs[1] else None
+
+
+@primitive
+def neg(xp: ArrayModule, x: Array) -> Value:
+    """y = −x"""
+    return -x, ()
+
+
+@neg.backward
+def _(xp: ArrayModule, dy: Array, *, needs: Needs) -> Any:
+    return -dy
+
+
+@primitive
+def power(xp: ArrayModule, x: Array, *, exponent: float) -> Value:
+    """y = xᵖ for a plain number p"""
+    return x**exponent, (x,)
+
+
+@power.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, exponent: float, needs: Needs) -> Any:
+    """dx = dy p xᵖ⁻¹, and 0 for p = 0, where x = 0 would say 0 · ∞"""
+    return dy * (exponent * x ** (exponent - 1)) if exponent else xp.zeros_like(dy)
+
+
+@primitive
+def exp(xp: ArrayModule, x: Array) -> Value:
+    """y = eˣ"""
+    y = xp.exp(x)
+    return y, (y,)
+
+
+@exp.backward
+def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
+    return dy * y
+
+
+@primitive
+def log(xp: ArrayModule, x: Array) -> Value:
+    """y = ln x"""
+    return xp.log(x), (x,)
+
+
+@log.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    return dy / x
+
+
+@primitive
+def sqrt(xp: ArrayModule, x: Array) -> Value:
+    """y = √x"""
+    y = xp.sqrt(x)
+    return y, (y,)
+
+
+@sqrt.backward
+def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
+    """dx = dy / 2√x"""
+    return 0.5 * dy / y
+
+
+@primitive
+def tanh(xp: ArrayModule, x: Array) -> Value:
+    """y = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ)"""
+    y = xp.tanh(x)
+    return y, (y,)
+
+
+@tanh.backward
+def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
+    return dy * (1 - y * y)
+
+
+@primitive
+def sigmoid(xp: ArrayModule, x: Array) -> Value:
+    """y = 1 / (1 + e⁻ˣ), written with tanh because e⁻ˣ overflows for large negative x"""
+    y = 0.5 * (xp.tanh(0.5 * x) + 1)
+    return y, (y,)
+
+
+@sigmoid.backward
+def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
+    return dy * y * (1 - y)
+
+
+@primitive
+def erf(xp: ArrayModule, x: Array) -> Value:
+    """y = 2/√π ∫₀ˣ exp(−t²) dt"""
+    return special_functions(xp).erf(x), (x,)
+
+
+@erf.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    """dx = dy · 2/√π · exp(−x²)"""
+    return dy * (1.1283791670955126 * xp.exp(-x * x))
+
+
+@primitive
+def maximum(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = max(a, b); where they are equal, each receives half of the gradient"""
+    return xp.maximum(a, b), (a, b)
+
+
+@maximum.backward
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
+    share = 0.5 * ((a > b).astype(dy.dtype) + (a >= b))
+    return dy * share, dy * (1 - share)
+
+
+@primitive
+def minimum(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = min(a, b); where they are equal, each receives half of the gradient"""
+    return xp.minimum(a, b), (a, b)
+
+
+@minimum.backward
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
+    share = 0.5 * ((a < b).astype(dy.dtype) + (a <= b))
+    return dy * share, dy * (1 - share)
+
+
+@primitive
+def where(xp: ArrayModule, condition: Array, a: Array, b: Array) -> Value:
+    """y = a where the condition holds, b elsewhere"""
+    return xp.where(condition, a, b), (condition,)
+
+
+@where.backward
+def _(xp: ArrayModule, dy: Array, condition: Array, *, needs: Needs) -> Any:
+    return None, xp.where(condition, dy, 0), xp.where(condition, 0, dy)
+
+
+@primitive
+def cast(xp: ArrayModule, x: Array, *, dtype: Any) -> Value:
+    """The same numbers in another floating-point type"""
+    return x.astype(dtype), (x.dtype,)
+
+
+@cast.backward
+def _(xp: ArrayModule, dy: Array, original: Any, *, dtype: Any, needs: Needs) -> Any:
+    return dy.astype(original)

@@ -1,0 +1,78 @@
+"""Floor 1. What makes an operation out of two formulas: `@primitive` for the value, `@op.backward` for the slope."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nanograd import backend
+from nanograd.backend import Array, ArrayModule, describe
+from nanograd.tensor import Node, Rule, Tensor, is_recording
+
+Value: TypeAlias = tuple[Array, tuple[Any, ...]]  # what a forward returns: y, and what its backward wants to see again
+Needs: TypeAlias = tuple[bool, ...]  # which array inputs want a gradient: the others may be answered with None
+
+
+class Primitive:
+    """A differentiable operation: a formula on arrays and its derivative, with graph-building around them.
+
+    `op(x, …)` takes and returns tensors; `op.formula.forward(np, array, …)` is the bare formula.
+    Arrays are positional, settings keyword-only. A primitive without a backward (a comparison, say) passes no gradient.
+    """
+
+    def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]]) -> None:
+        functools.update_wrapper(self, forward)
+        signature = inspect.signature(forward)
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        self.name = forward.__name__
+        self.formula = Rule(forward, None)
+
+    def backward(self, derivative: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the formula that turns dy into one gradient for each array input (None where there is none)."""
+        self.formula = Rule(self.formula.forward, derivative)
+        return derivative
+
+    def __get__(self, instance: Tensor | None, owner: type) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Tensor:
+        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        xp = self._common_module(arrays)
+        try:
+            y, saved = self.formula.forward(xp, *arrays, **settings)
+        except (ValueError, IndexError, TypeError) as error:
+            kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
+            raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
+        out = Tensor(y if hasattr(y, "shape") and not isinstance(y, np.generic) else xp.asarray(y))
+        if self.formula.backward is not None and is_recording():
+            parents = tuple(x.node if isinstance(x, Tensor) else None for x in inputs)
+            if any(parents):
+                out.node = Node(out.data, self.formula, parents, saved, settings)
+        return out
+
+    def _common_module(self, arrays: list[Any]) -> ArrayModule:
+        """numpy or cupy; refuses to mix the two, or two floating-point types, in one operation."""
+        first: Array = None
+        floating: Array = None
+        for i, x in enumerate(arrays):
+            if x is None or type(x) in (int, float, bool):
+                continue
+            if isinstance(x, np.generic):  # a NumPy scalar would turn float32 into float64 (NEP 50)
+                arrays[i] = x.item()
+                continue
+            if not hasattr(x, "dtype"):
+                raise TypeError(f"{self.name}: operand {i} is a {type(x).__name__}; give an array or a Tensor")
+            if first is None:
+                first = x
+            elif type(x) is not type(first):
+                raise TypeError(f"{self.name}: {describe(first)} and {describe(x)} live on different devices")
+            if x.dtype.kind == "f":
+                if floating is not None and x.dtype != floating.dtype:
+                    raise TypeError(f"{self.name}: {describe(floating)} meets {describe(x)}; cast one with astype")
+                floating = x
+        return backend.array_module(first) if first is not None else np
+
+
+primitive = Primitive  # as a decorator it reads better in lower case

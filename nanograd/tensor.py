@@ -1,0 +1,242 @@
+"""Floor 1. The engine: tensors remember how they were made, and `backward` walks that memory.
+
+    y = op(x, w)            y.node ──parents──▶ x.node, w.node
+    loss.backward()         newest node first: read its gradient, ask its rule for the parents' gradients, free it
+
+A node is always newer than its parents, so "newest first" visits every node after all of its users.
+That matters: in `b = a + a; c = b + b` the gradient of b must be complete before a may have its share.
+"""
+
+import contextlib
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nanograd import backend
+from nanograd.backend import Array, describe
+
+_recording = ContextVar("recording", default=True)
+_order = itertools.count()
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this block (or decorated function) operations are computed but not remembered."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def is_recording() -> bool:
+    """False inside `no_grad`."""
+    return _recording.get()
+
+
+class Rule(NamedTuple):
+    """A forward and the backward that can read what it saved. They are only ever used together."""
+
+    forward: Callable[..., tuple[Array, tuple[Any, ...]]]
+    backward: Callable[..., Any] | None
+
+
+class Node:
+    """One remembered step. It holds what `backward` needs and nothing else: no inputs, no output."""
+
+    __slots__ = ("grad", "leaf", "order", "owned", "parents", "rule", "saved", "settings", "shape")
+
+    def __init__(
+        self,
+        y: Array,
+        rule: Rule | None = None,
+        parents: "Sequence[Node | None]" = (),
+        saved: tuple[Any, ...] = (),
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.order = next(_order)
+        self.shape, self.rule, self.parents, self.saved, self.settings = y.shape, rule, parents, saved, settings or {}
+        self.grad: Array | None = None
+        self.owned = False
+        self.leaf: weakref.ref[Tensor] | None = None  # the tensor whose .grad keeps this node's gradient
+
+    def receive(self, dy: Array) -> None:
+        """Add a gradient. The first may be shared with other nodes, so it is never written to."""
+        if self.grad is None:
+            self.grad, self.owned = dy, False
+        elif self.owned:
+            self.grad += dy
+        else:
+            self.grad, self.owned = self.grad + dy, True
+
+    def step_back(self) -> None:
+        """Pass this node's gradient to its leaf and to its parents, then forget everything."""
+        dy, self.grad = self.grad, None
+        if self.leaf is not None and (tensor := self.leaf()) is not None:
+            _accumulate(tensor, dy, self.owned)
+        if self.rule is None:
+            return
+        xp, needs = backend.array_module(dy), tuple(parent is not None for parent in self.parents)
+        dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **self.settings)  # type: ignore[misc]
+        parents, self.parents, self.saved, self.rule = self.parents, (), (), _WALKED
+        for parent, dx in zip(parents, dxs if type(dxs) is tuple else (dxs,), strict=True):
+            if parent is not None:
+                parent.receive(_unbroadcast(dx, parent.shape))
+
+
+class Tensor:
+    """An array, plus the node that says where it came from.
+
+    data  numpy or cupy array; Python numbers and lists become float32 (integers and booleans keep their kind)
+    grad  an array like `data`, filled by `backward` on leaves; gradients add up until `zero_grad`
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "node")
+    __array_ufunc__ = None  # lets `array + tensor` reach Tensor.__radd__
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self.data: Array = _as_array(data)
+        self.grad: Array | None = None
+        self.node: Node | None = None
+        if requires_grad:
+            self.requires_grad = True
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if not self.is_leaf:
+            raise RuntimeError("requires_grad can only be changed on a leaf; use detach() to cut a computed tensor off")
+        if wanted and self.data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors can require a gradient, not {self.data.dtype}")
+        self.node = Node(self.data) if wanted else None
+        if self.node is not None:
+            self.node.leaf = weakref.ref(self)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True unless an operation made this tensor out of others that require a gradient."""
+        return self.node is None or self.node.rule is None
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+    device = property(lambda self: backend.device_of(self.data))
+
+    def numpy(self) -> Any:
+        """The numbers as a NumPy array: shared with this tensor on the CPU, copied from a GPU."""
+        return backend.to_host(self.data)
+
+    def item(self) -> Any:
+        """The only number of a one-element tensor, as a Python number."""
+        return self.data.item()
+
+    def detach(self) -> "Tensor":
+        """The same array without its history."""
+        return Tensor(self.data)
+
+    def retain_grad(self) -> None:
+        """Ask `backward` to leave a gradient on this tensor although it is not a leaf."""
+        if self.node is None:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        self.node.leaf = weakref.ref(self)
+
+    def backward(self, dy: Array | None = None) -> None:
+        """Add d⟨self, dy⟩/d(leaf) to `leaf.grad` for every leaf, and free the graph on the way.
+
+        dy  array of this tensor's shape and dtype; may be left out for a one-element tensor (it is 1).
+        Gradients are plain arrays: there is no derivative of a derivative.
+        """
+        if self.node is None:
+            raise RuntimeError("backward: this tensor does not depend on any tensor that requires a gradient")
+        self.node.grad = self._first_gradient(dy)
+        for node in _newest_first(self.node):
+            node.step_back()
+
+    def _first_gradient(self, dy: Array | None) -> Array:
+        if dy is None:
+            if self.data.size != 1:
+                raise RuntimeError(f"backward: only one element has a default gradient, not shape {self.shape}")
+            return backend.array_module(self.data).ones_like(self.data)
+        dy = dy.data if isinstance(dy, Tensor) else dy
+        if dy.shape != self.shape or dy.dtype != self.dtype:
+            raise ValueError(f"backward: gradient {describe(dy)} for a tensor {describe(self.data)}")
+        return dy
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    if TYPE_CHECKING:  # bound in nanograd/ops/__init__.py
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, index: Any) -> "Tensor": ...
+        def __add__(self, other: Any) -> "Tensor": ...
+        def __radd__(self, other: Any) -> "Tensor": ...
+        def __sub__(self, other: Any) -> "Tensor": ...
+        def __rsub__(self, other: Any) -> "Tensor": ...
+        def __mul__(self, other: Any) -> "Tensor": ...
+        def __rmul__(self, other: Any) -> "Tensor": ...
+        def __truediv__(self, other: Any) -> "Tensor": ...
+        def __rtruediv__(self, other: Any) -> "Tensor": ...
+        def __pow__(self, other: Any) -> "Tensor": ...
+        def __matmul__(self, other: Any) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+
+
+def _already_walked(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("backward: this part of the graph was already walked and freed; run the forward again")
+
+
+_WALKED = Rule(_already_walked, _already_walked)
+
+
+def _newest_first(root: Node) -> list[Node]:
+    """Every node reachable from `root`, users before what they used."""
+    seen, stack = {root}, [root]
+    while stack:
+        for parent in stack.pop().parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return sorted(seen, key=lambda node: -node.order)
+
+
+def _accumulate(tensor: Tensor, dy: Array, owned: bool) -> None:
+    if tensor.grad is None:
+        tensor.grad = dy if owned else dy.copy()
+    else:
+        tensor.grad += dy
+
+
+def _unbroadcast(dx: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `dx` over the axes along which an input of this `shape` was repeated."""
+    if dx.shape == shape:
+        return dx
+    extra = dx.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
+    return dx.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+def _as_array(data: Any) -> Array:
+    if isinstance(data, Tensor):
+        raise TypeError("Tensor(tensor): use tensor.detach() for the same numbers without history")
+    if hasattr(data, "dtype") and hasattr(data, "shape") and not isinstance(data, np.generic):
+        return data
+    array = np.asarray(data)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
