@@ -56,8 +56,8 @@ def to_host(x: Array) -> Any:
 
 def describe(x: Any) -> str:
     """An operand in an error message: 'float32 (2, 3)', 'cuda float32 (2, 3)', or a plain number as it is."""
-    if x is None or type(x) in (int, float, bool):
-        return repr(x)
+    if not hasattr(x, "dtype"):
+        return repr(x) if x is None or isinstance(x, (int, float)) else f"a {type(x).__name__}"
     return f"{'' if array_module(x) is np else 'cuda '}{x.dtype} {tuple(x.shape)}"
 
 

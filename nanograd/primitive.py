@@ -14,6 +14,8 @@ from nanograd.tensor import Node, Rule, Tensor, is_recording
 Value: TypeAlias = tuple[Array, tuple[Any, ...]]  # what a forward returns: y, and what its backward wants to see again
 Needs: TypeAlias = tuple[bool, ...]  # which array inputs want a gradient: the others may be answered with None
 
+_PLAIN = (int, float, bool, type(None))  # operands that have no dtype to disagree about
+
 
 class Primitive:
     """A differentiable operation: a formula on arrays and its derivative, with graph-building around them.
@@ -45,9 +47,9 @@ class Primitive:
         except (ValueError, IndexError, TypeError) as error:
             kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
             raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
-        out = Tensor(y if hasattr(y, "shape") and not isinstance(y, np.generic) else xp.asarray(y))
+        out = Tensor(np.asarray(y) if isinstance(y, np.generic) else y)
         if self.formula.backward is not None and is_recording():
-            parents = tuple(x.node if isinstance(x, Tensor) else None for x in inputs)
+            parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
             if any(parents):
                 out.node = Node(out.data, self.formula, parents, saved, settings)
         return out
@@ -57,22 +59,30 @@ class Primitive:
         first: Array = None
         floating: Array = None
         for i, x in enumerate(arrays):
-            if x is None or type(x) in (int, float, bool):
-                continue
-            if isinstance(x, np.generic):  # a NumPy scalar would turn float32 into float64 (NEP 50)
-                arrays[i] = x.item()
-                continue
-            if not hasattr(x, "dtype"):
-                raise TypeError(f"{self.name}: operand {i} is a {type(x).__name__}; give an array or a Tensor")
+            if type(x) is not np.ndarray:
+                x = arrays[i] = self._operand(i, x)
+                if type(x) in _PLAIN:
+                    continue
             if first is None:
                 first = x
             elif type(x) is not type(first):
                 raise TypeError(f"{self.name}: {describe(first)} and {describe(x)} live on different devices")
             if x.dtype.kind == "f":
-                if floating is not None and x.dtype != floating.dtype:
+                if floating is None:
+                    floating = x
+                elif x.dtype != floating.dtype:
                     raise TypeError(f"{self.name}: {describe(floating)} meets {describe(x)}; cast one with astype")
-                floating = x
         return backend.array_module(first) if first is not None else np
+
+    def _operand(self, i: int, x: Any) -> Any:
+        """What is not simply a NumPy array: a CuPy array, a plain number, a NumPy scalar, a memory map."""
+        if type(x) in _PLAIN or backend.array_module(x) is not np:
+            return x
+        if isinstance(x, np.generic):
+            return x.item()  # as a NumPy scalar it would turn float32 into float64 (NEP 50)
+        if isinstance(x, np.ndarray):
+            return np.asarray(x)
+        raise TypeError(f"{self.name}: operand {i} is {describe(x)}; give an array or a Tensor")
 
 
 primitive = Primitive  # as a decorator it reads better in lower case

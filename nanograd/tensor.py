@@ -12,6 +12,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ class Rule(NamedTuple):
 class Node:
     """One remembered step. It holds what `backward` needs and nothing else: no inputs, no output."""
 
-    __slots__ = ("grad", "leaf", "order", "owned", "parents", "rule", "saved", "settings", "shape")
+    __slots__ = ("grad", "leaf", "order", "owned", "parents", "rule", "saved", "settings", "shape", "walked")
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Node:
         self.order = next(_order)
         self.shape, self.rule, self.parents, self.saved, self.settings = y.shape, rule, parents, saved, settings or {}
         self.grad: Array | None = None
-        self.owned = False
+        self.owned = self.walked = False
         self.leaf: weakref.ref[Tensor] | None = None  # the tensor whose .grad keeps this node's gradient
 
     def receive(self, dy: Array) -> None:
@@ -76,15 +77,17 @@ class Node:
     def step_back(self) -> None:
         """Pass this node's gradient to its leaf and to its parents, then forget everything."""
         dy, self.grad = self.grad, None
+        if dy is None:  # every user answered None: this input is not differentiable (a mask, say)
+            return
         if self.leaf is not None and (tensor := self.leaf()) is not None:
             _accumulate(tensor, dy, self.owned)
         if self.rule is None:
             return
-        xp, needs = backend.array_module(dy), tuple(parent is not None for parent in self.parents)
+        xp, needs = backend.array_module(dy), tuple([parent is not None for parent in self.parents])
         dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **self.settings)  # type: ignore[misc]
-        parents, self.parents, self.saved, self.rule = self.parents, (), (), _WALKED
+        parents, self.parents, self.saved, self.walked = self.parents, (), (), True
         for parent, dx in zip(parents, dxs if type(dxs) is tuple else (dxs,), strict=True):
-            if parent is not None:
+            if parent is not None and dx is not None:
                 parent.receive(_unbroadcast(dx, parent.shape))
 
 
@@ -153,12 +156,18 @@ class Tensor:
 
         dy  array of this tensor's shape and dtype; may be left out for a one-element tensor (it is 1).
         Gradients are plain arrays: there is no derivative of a derivative.
+        Raises RuntimeError, before anything has changed, if a part of the graph was walked before.
         """
         if self.node is None:
             raise RuntimeError("backward: this tensor does not depend on any tensor that requires a gradient")
-        self.node.grad = self._first_gradient(dy)
-        for node in _newest_first(self.node):
-            node.step_back()
+        dy, nodes = self._first_gradient(dy), _oldest_first(self.node)
+        self.node.receive(dy)
+        try:
+            while nodes:
+                nodes.pop().step_back()
+        finally:  # if a rule failed, no half-made gradient may wait in a leaf for the next walk
+            for node in nodes:
+                node.grad = None
 
     def _first_gradient(self, dy: Array | None) -> Array:
         if dy is None:
@@ -166,9 +175,27 @@ class Tensor:
                 raise RuntimeError(f"backward: only one element has a default gradient, not shape {self.shape}")
             return backend.array_module(self.data).ones_like(self.data)
         dy = dy.data if isinstance(dy, Tensor) else dy
+        xp = backend.array_module(self.data)
+        if not hasattr(dy, "dtype") or backend.array_module(dy) is not xp:
+            raise TypeError(f"backward: the gradient must be an array on {self.device}, not {describe(dy)}")
         if dy.shape != self.shape or dy.dtype != self.dtype:
             raise ValueError(f"backward: gradient {describe(dy)} for a tensor {describe(self.data)}")
         return dy
+
+    def __getstate__(self) -> tuple[Array, Array | None, bool]:
+        """What copy and pickle take along. A copy must get a node of its own: the old one fills the old `.grad`."""
+        if not self.is_leaf:
+            raise RuntimeError("only leaves can be copied or pickled; detach() this computed tensor first")
+        return self.data, self.grad, self.requires_grad
+
+    def __setstate__(self, state: tuple[Array, Array | None, bool]) -> None:
+        self.data, self.grad, wanted = state
+        self.node = None
+        self.requires_grad = wanted
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """np.asarray(tensor): the numbers, if they are on the CPU. CuPy raises TypeError: use `numpy()`."""
+        return np.asarray(self.data, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
@@ -199,29 +226,28 @@ class Tensor:
         def __neg__(self) -> "Tensor": ...
 
 
-def _already_walked(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("backward: this part of the graph was already walked and freed; run the forward again")
-
-
-_WALKED = Rule(_already_walked, _already_walked)
-
-
-def _newest_first(root: Node) -> list[Node]:
-    """Every node reachable from `root`, users before what they used."""
+def _oldest_first(root: Node) -> list[Node]:
+    """Every node reachable from `root`, users behind what they used. No recursion: a graph may be 100,000 deep."""
     seen, stack = {root}, [root]
     while stack:
-        for parent in stack.pop().parents:
+        node = stack.pop()
+        if node.walked:
+            raise RuntimeError("backward: this part of the graph was already walked and freed; run the forward again")
+        for parent in node.parents:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return sorted(seen, key=lambda node: -node.order)
+    return sorted(seen, key=attrgetter("order"))
 
 
 def _accumulate(tensor: Tensor, dy: Array, owned: bool) -> None:
-    if tensor.grad is None:
-        tensor.grad = dy if owned else dy.copy()
-    else:
+    """tensor.grad += dy. NumPy turns the sum of two 0-d arrays into a scalar: asarray makes it an array again."""
+    if tensor.grad is not None:
         tensor.grad += dy
+    elif owned:
+        tensor.grad = backend.array_module(dy).asarray(dy)
+    else:
+        tensor.grad = backend.array_module(dy).array(dy, order="C")
 
 
 def _unbroadcast(dx: Array, shape: tuple[int, ...]) -> Array:
@@ -234,9 +260,11 @@ def _unbroadcast(dx: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _as_array(data: Any) -> Array:
+    if type(data) is np.ndarray or backend.array_module(data) is not np:
+        return data
     if isinstance(data, Tensor):
         raise TypeError("Tensor(tensor): use tensor.detach() for the same numbers without history")
-    if hasattr(data, "dtype") and hasattr(data, "shape") and not isinstance(data, np.generic):
-        return data
-    array = np.asarray(data)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    array = np.asarray(data)  # also turns a memory map into the plain array that it is underneath
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"Tensor: a {type(data).__name__} that holds {array.dtype} is no array of numbers")
+    return array.astype(np.float32) if array.dtype == np.float64 and not isinstance(data, np.ndarray) else array
