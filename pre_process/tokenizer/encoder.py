@@ -1,0 +1,130 @@
+"""Text → ids: cut out the special tokens that are allowed, cut the rest into pieces, turn each piece into ids.
+
+A piece becomes ids in one of two ways. "merges" replays the training: of all pairs that can be joined, the one learnt
+first (the lowest rank) is joined, until none is left. "greedy" takes the longest token that fits, then the next; it
+needs no merges and often gives other ids: with the merges ab, bc, abc → "abcd" both agree, "abcb" need not.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import pairwise
+from typing import Literal, get_args
+
+from pre_process.tokenizer.byte_level import utf8
+from pre_process.tokenizer.lookup import HashLookup
+from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
+
+Method = Literal["merges", "greedy"]
+Ranks = Mapping[tuple[int, int], tuple[int, int]]
+
+LONG_PIECE = 64  # symbols; the quadratic scan is faster below, and longer pieces are not worth remembering
+CACHE_SIZE = 1 << 16  # pieces; about the distinct words of 10 MB of English
+
+
+class Encoder:
+    """Ids of plain text, with the answers for the pieces seen lately remembered (a text repeats its words)."""
+
+    def __init__(self, vocabulary: Vocabulary, split: Callable[[str], list[str]]) -> None:
+        self._vocabulary = vocabulary
+        self._split = split
+        self._lookup = HashLookup(vocabulary.ids)
+        self._cache: dict[Method, dict[str, list[int]]] = {method: {} for method in get_args(Method)}
+
+    def encode(self, text: str, method: Method) -> list[int]:
+        """The ids of `text`, in which special tokens have no meaning. Raises TokenizerError for a method it lacks."""
+        self._check(method)
+        cache, ids = self._cache[method], list[int]()
+        for piece in self._split(text):
+            known = cache.get(piece)
+            if known is None:
+                known = self._encode_piece(piece, method)
+                self._remember(cache, piece, known)
+            ids += known
+        return ids
+
+    def _encode_piece(self, piece: str, method: Method) -> list[int]:
+        if method == "greedy":
+            return longest_matches(utf8(piece), self._lookup)
+        symbols, ranks = self._vocabulary.symbols(piece), self._vocabulary.ranks
+        return apply_merges(symbols, ranks) if len(symbols) <= LONG_PIECE else apply_merges_to_long(symbols, ranks)
+
+    def _remember(self, cache: dict[str, list[int]], piece: str, ids: list[int]) -> None:
+        if len(piece) > LONG_PIECE:
+            return
+        if len(cache) >= CACHE_SIZE:
+            cache.clear()  # as simple as a bound gets, and the frequent words are back at once
+        cache[piece] = ids
+
+    def _check(self, method: Method) -> None:
+        if method not in get_args(Method):
+            raise TokenizerError(f"unknown method {method!r}: choose one of {', '.join(get_args(Method))}")
+        if method == "merges" and self._vocabulary.needs_greedy:
+            raise TokenizerError("this vocabulary came without merges: encode with method='greedy'")
+
+
+def split_specials(text: str, allowed: Mapping[str, int]) -> Iterator[str | int]:
+    """Stretches of plain text, and the ids of the allowed special tokens between them; the longest name wins."""
+    if not allowed:
+        yield text
+        return
+    names = "|".join(map(re.escape, sorted(allowed, key=len, reverse=True)))
+    for i, stretch in enumerate(re.split(f"({names})", text)):
+        yield allowed[stretch] if i % 2 else stretch
+
+
+def allowed_specials(specials: Mapping[str, int], allowed: Collection[str] | Literal["all"]) -> Mapping[str, int]:
+    """The special tokens that may be parsed from text: name → id. Raises TokenizerError for a name there is not."""
+    if allowed == "all":
+        return specials
+    if isinstance(allowed, str):
+        raise TokenizerError(f"allowed_special is one string: pass a list, [{allowed!r}], or 'all'")
+    if unknown := [name for name in allowed if name not in specials]:
+        raise TokenizerError(f"no special token {unknown[0]!r}: this tokenizer has {', '.join(specials) or 'none'}")
+    return {name: specials[name] for name in allowed}
+
+
+def longest_matches(data: bytes, lookup: HashLookup) -> list[int]:
+    """Greedy: the longest token at the start, then the longest one behind it, …"""
+    ids, start = [], 0
+    while start < len(data):
+        match = lookup.longest_match(data, start)
+        if match is None:
+            raise TokenizerError(f"no token begins with byte {data[start]:#04x}")
+        token_id, start = match
+        ids.append(token_id)
+    return ids
+
+
+def apply_merges(symbols: list[int], ranks: Ranks) -> list[int]:
+    """The definition: join the leftmost pair of lowest rank until no pair has a rank. O(n²) in the symbols."""
+    symbols, never = list(symbols), (len(ranks), 0)
+    while len(symbols) > 1:
+        candidates = [ranks.get(pair, never) for pair in pairwise(symbols)]
+        best = min(candidates)
+        if best == never:
+            break
+        i = candidates.index(best)
+        symbols[i : i + 2] = [best[1]]
+    return symbols
+
+
+def apply_merges_to_long(symbols: list[int], ranks: Ranks) -> list[int]:
+    """The same ids in O(n log n): a heap of (rank, place), and a linked list of the symbols that are still there."""
+    symbols, n = list(symbols), len(symbols)
+    after, before = [*range(1, n), -1], [*range(-1, n - 1)]
+    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        found, i = heapq.heappop(heap)
+        j = after[i]
+        if j < 0 or ranks.get((symbols[i], symbols[j])) != found:
+            continue  # a neighbouring merge came first
+        symbols[i], symbols[j] = found[1], -1
+        after[i] = k = after[j]
+        if k >= 0:
+            before[k] = i
+        for left, right in ((before[i], i), (i, k)):
+            if left >= 0 and right >= 0 and (rank := ranks.get((symbols[left], symbols[right]))):
+                heapq.heappush(heap, (rank, left))
+    return [symbol for symbol in symbols if symbol >= 0]

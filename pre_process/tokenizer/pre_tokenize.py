@@ -1,0 +1,68 @@
+"""Cutting text into pieces (words, spaces, punctuation) that merges never cross. Joined, the pieces are the text.
+
+Two ways: the naive one, where each mark stands alone, and the patterns of GPT-2 and GPT-4, where a word keeps the space
+before it. Which letters belong together inside a piece is not decided here: that is learned, see bpe.py.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+PatternName = Literal["gpt2", "cl100k", "naive"]
+
+# The separators of the naive way, in the order of the table that this project grew from. A backslash is not among them.
+WHITESPACE_NAMES = {"<newline>": "\n", "<space>": " ", "<tab>": "\t"}
+PUNCTUATION = tuple("!#$%&'\"()*+,-./:;<=>?@{|}~^_`[]")
+NAIVE_SPECIALS = ("<pad>", "<unknown>", "<endoftext>", *WHITESPACE_NAMES, *PUNCTUATION)
+
+_SEPARATORS = r" \n\t" + "".join("\\" + mark for mark in PUNCTUATION)
+PATTERNS: dict[str, str] = {
+    # Radford et al. 2019: contractions, then " word", " 123", " ?!", then white space that gives its last character
+    # back to the word that follows.
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    # GPT-4 (tiktoken's cl100k_base): contractions in either case, three digits at most, a line break ends a piece.
+    "cl100k": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    "naive": rf"[{_SEPARATORS}]|[^{_SEPARATORS}]+",
+}
+
+
+class NaivePreTokenizer:
+    """Words, and between them <space>, <newline>, <tab> and 31 punctuation marks as pieces of their own.
+
+    Nothing is stripped and no end-of-text is added unless asked for, so `join(split(text)) == text` for every text.
+    """
+
+    separators = frozenset((*WHITESPACE_NAMES.values(), *PUNCTUATION))
+
+    def split(self, text: str) -> list[str]:
+        """The pieces, as they stand in the text: "a  b" → ["a", " ", " ", "b"]."""
+        pieces, start = [], 0
+        for position, character in enumerate(text):
+            if character in self.separators:
+                pieces += [text[start:position], character]
+                start = position + 1
+        return [piece for piece in (*pieces, text[start:]) if piece]
+
+    def named(self, text: str, *, end_of_text: bool = False) -> list[str]:
+        """The pieces for people to read: "a b" → ["a", "<space>", "b"], with "<endoftext>" at the end if asked for."""
+        names = {character: name for name, character in WHITESPACE_NAMES.items()}
+        return [names.get(piece, piece) for piece in self.split(text)] + ["<endoftext>"] * end_of_text
+
+    def join(self, pieces: Sequence[str]) -> str:
+        """The inverse of `split` and of `named`."""
+        return "".join(WHITESPACE_NAMES.get(piece, piece) for piece in pieces if piece != "<endoftext>")
+
+
+@functools.cache
+def splitter(pattern: PatternName) -> Callable[[str], list[str]]:
+    """The function text → pieces of one pattern. Raises ValueError for another name.
+
+    Each pattern has an alternative for every character, so nothing falls between two pieces.
+    """
+    if pattern not in get_args(PatternName):
+        raise ValueError(f"unknown pattern {pattern!r}: choose one of {', '.join(get_args(PatternName))}")
+    import regex  # the standard library's `re` has no \p{L}
+
+    find_all: Callable[[str], list[str]] = regex.compile(PATTERNS[pattern]).findall
+    return find_all

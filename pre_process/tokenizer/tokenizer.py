@@ -1,0 +1,172 @@
+"""The Tokenizer: everything in this folder behind one door. Train or load it, then encode and decode."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pre_process.files import write_atomic
+from pre_process.tokenizer import hugging_face
+from pre_process.tokenizer.batch import Side, pad_batch, truncate_ids
+from pre_process.tokenizer.decoder import StreamDecoder, checked_ids, decode
+from pre_process.tokenizer.encoder import Encoder, Method, allowed_specials, split_specials
+from pre_process.tokenizer.normalize import NormalizerName, make_normalizer
+from pre_process.tokenizer.pre_tokenize import PatternName, splitter
+from pre_process.tokenizer.train import check_specials, count_pieces, train_vocabulary
+from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
+
+FILE_NAME = "tokenizer.json"
+PAD_NAMES = ("<|pad|>", "<pad>", "[PAD]")
+END_OF_TEXT_NAMES = ("<|endoftext|>", "<endoftext>", "</s>")
+
+
+class Tokenizer:
+    """Text ↔ ids. `decode(encode(text)) == text` for every str unless a normalizer is chosen.
+
+    Attributes: `vocabulary`, `pattern`, `normalizer`, `lowercase`, `vocab_size`, `special_tokens` (name → id).
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        pattern: PatternName = "gpt2",
+        normalizer: NormalizerName = "none",
+        lowercase: bool = False,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.pattern: PatternName = pattern
+        self.normalizer: NormalizerName = normalizer
+        self.lowercase = lowercase
+        self.vocab_size = len(vocabulary.tokens)
+        self.special_tokens = dict(vocabulary.specials)
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._normalize = make_normalizer(normalizer, lowercase=lowercase)
+        self._encoder = Encoder(vocabulary, splitter(pattern))
+
+    def __repr__(self) -> str:
+        return f"<Tokenizer: {self.vocab_size} tokens, {self.pattern} pattern, {len(self.special_tokens)} special>"
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        pattern: PatternName = "gpt2",
+        normalizer: NormalizerName = "none",
+        lowercase: bool = False,
+        special_tokens: Sequence[str] = ("<|pad|>", "<|endoftext|>"),
+        min_frequency: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Tokenizer":
+        """Learn at most `vocab_size` tokens from `texts` (documents), read once: specials, first symbols, merges.
+
+        The "naive" pattern starts from characters, the others from bytes. Pairs (and characters) seen fewer than
+        `min_frequency` times are left alone. `progress(merges done, merges wanted)`. Raises TokenizerError.
+        """
+        split = splitter(pattern)
+        check_specials(special_tokens, split)
+        pieces = count_pieces(texts, make_normalizer(normalizer, lowercase=lowercase), split)
+        vocabulary = train_vocabulary(
+            pieces,
+            vocab_size=vocab_size,
+            level="character" if pattern == "naive" else "byte",
+            special_tokens=special_tokens,
+            min_frequency=min_frequency,
+            progress=progress,
+        )
+        return cls(vocabulary, pattern=pattern, normalizer=normalizer, lowercase=lowercase)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read tokenizer.json, or the folder that holds it. Raises TokenizerError (what is wrong in it) or OSError."""
+        path = Path(path)
+        vocabulary, (pattern, normalizer, lowercase) = hugging_face.load(path / FILE_NAME if path.is_dir() else path)
+        return cls(vocabulary, pattern=pattern, normalizer=normalizer, lowercase=lowercase)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`/tokenizer.json in one step; the folder is made if need be. Raises OSError."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(folder) / FILE_NAME, self.to_json().encode("utf-8"))
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json in Hugging Face's layout; equal tokenizers give equal text."""
+        return hugging_face.dump(self.vocabulary, (self.pattern, self.normalizer, self.lowercase))
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of `to_json()`: names this tokenizer in manifests and checkpoints."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+
+    @property
+    def pad_id(self) -> int:
+        """The id of the padding token. Raises TokenizerError if there is none."""
+        return self._role("padding", PAD_NAMES)
+
+    @property
+    def end_of_text_id(self) -> int:
+        """The id of the end-of-text token. Raises TokenizerError if there is none."""
+        return self._role("end-of-text", END_OF_TEXT_NAMES)
+
+    def _role(self, role: str, names: Sequence[str]) -> int:
+        for name in names:
+            if name in self.special_tokens:
+                return self.special_tokens[name]
+        raise TokenizerError(f"this tokenizer has no {role} token: train it with one of {', '.join(names)}")
+
+    def encode(
+        self, text: str, *, method: Method = "merges", allowed_special: Collection[str] | Literal["all"] = ()
+    ) -> np.ndarray:
+        """Ids (n,) int32 of `text`. No end-of-text is added. Raises TokenizerError.
+
+        Special tokens written in the text are plain text, unless `allowed_special` names them (as in tiktoken): a
+        document that talks about "<|endoftext|>" does not end there.
+        """
+        if not isinstance(text, str):
+            raise TokenizerError(f"encode wants one str, not {type(text).__name__}; encode_batch takes several")
+        ids: list[int] = []
+        for stretch in split_specials(text, allowed_specials(self.special_tokens, allowed_special)):
+            if isinstance(stretch, int):
+                ids.append(stretch)
+            else:
+                ids += self._encoder.encode(self._normalize(stretch), method)
+        return np.array(ids, dtype=np.int32)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        pad: Side | None = "right",
+        max_length: int | None = None,
+        truncate: Side | None = None,
+        method: Method = "merges",
+        allowed_special: Collection[str] | Literal["all"] = (),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (B, T) int32 and mask (B, T) bool, True = real token; T is the longest text's length.
+
+        `pad` is the side that is filled up, None wants texts of equal length. A text of more than `max_length` tokens
+        is an error that names its length, unless `truncate` names the side to drop. Raises TokenizerError.
+        """
+        if isinstance(texts, str):
+            raise TokenizerError("encode_batch wants several texts: pass a list, [text]")
+        rows = [self.encode(text, method=method, allowed_special=allowed_special) for text in texts]
+        rows = [truncate_ids(row, max_length=max_length, truncate=truncate) for row in rows]
+        return pad_batch(rows, pad=pad, pad_id=0 if pad is None else self.pad_id)
+
+    def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = True) -> str:
+        """The text of `ids` (n,). Broken UTF-8 becomes U+FFFD. Raises TokenizerError for ids that do not exist."""
+        skipped = self._special_ids if skip_special else frozenset[int]()
+        return decode(checked_ids(ids, self.vocab_size), self.vocabulary.tokens, skipped)
+
+    def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:
+        """A decoder to feed id by id, for text that appears while it is generated."""
+        return StreamDecoder(self.vocabulary, skip_special=skip_special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token (of a special token: its name in UTF-8). Raises TokenizerError for a wrong id."""
+        [token_id] = checked_ids([token_id], self.vocab_size)
+        return self.vocabulary.tokens[token_id]

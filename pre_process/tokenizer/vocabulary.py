@@ -1,0 +1,111 @@
+"""The vocabulary: id → bytes, the merges with their ranks, and the special tokens. What a tokenizer knows, frozen.
+
+Every token, of whatever level, is some bytes, and each of the 256 bytes is a token: so there is no text without ids and
+no "unknown" token is needed. Two levels of first symbols: "byte" starts from the 256 bytes, "character" from the
+characters seen in training, a rare one falling back to its bytes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pre_process.tokenizer.byte_level import BYTES_IN_ORDER, utf8
+
+Level = Literal["byte", "character"]
+ALL_BYTES = frozenset(BYTES_IN_ORDER)
+
+
+class TokenizerError(ValueError):
+    """A tokenizer, a vocabulary file or a text that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id; `tokens[i]` are the bytes of token i (of a special token: its name). Raises TokenizerError.
+
+    A merge (left, right) makes the token whose bytes are those of `left` and `right` together; its rank is its place
+    in `merges`. `ids` finds ordinary tokens by their bytes, never a special one: plain text cannot spell a special.
+    """
+
+    tokens: tuple[bytes, ...]
+    merges: tuple[tuple[int, int], ...]
+    specials: Mapping[str, int]
+    level: Level
+    ids: dict[bytes, int] = field(init=False, repr=False)
+    ranks: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", self._number_tokens())
+        object.__setattr__(self, "ranks", self._rank_merges())
+
+    def _number_tokens(self) -> dict[bytes, int]:
+        special_ids = set(self.specials.values())
+        ids: dict[bytes, int] = {}
+        for token_id, token in enumerate(self.tokens):
+            if token_id in special_ids:
+                continue
+            if not token:
+                raise TokenizerError(f"token {token_id} is empty")
+            if ids.setdefault(token, token_id) != token_id:
+                raise TokenizerError(f"tokens {ids[token]} and {token_id} are both {token!r}")
+        if missing := ALL_BYTES - ids.keys():
+            raise TokenizerError(
+                f"{len(missing)} of the 256 single bytes are not in the vocabulary: {min(missing)!r} …"
+            )
+        return ids
+
+    def _rank_merges(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(left, right) → (rank, id of the token that the two make)."""
+        ranks: dict[tuple[int, int], tuple[int, int]] = {}
+        special_ids = set(self.specials.values())
+        for rank, (left, right) in enumerate(self.merges):
+            made = self.ids.get(self.tokens[left] + self.tokens[right])
+            if made is None or special_ids & {left, right}:
+                raise TokenizerError(f"merge {rank} joins {self.tokens[left]!r} and {self.tokens[right]!r} to no token")
+            if ranks.setdefault((left, right), (rank, made))[0] != rank:
+                raise TokenizerError(f"merges {ranks[left, right][0]} and {rank} are the same")
+        return ranks
+
+    @property
+    def needs_greedy(self) -> bool:
+        """True for a bare list of words: longer tokens but no merges that would make them."""
+        return not self.merges and any(len(self._symbols_of(token)) > 1 for token in self.ids)
+
+    def _symbols_of(self, token: bytes) -> str | bytes:
+        return token if self.level == "byte" else token.decode("utf-8", "replace")  # a lone byte counts as one
+
+    def symbols(self, piece: str) -> list[int]:
+        """The ids that a piece starts from before any merge: its bytes, or its characters where they are tokens."""
+        if self.level == "byte":
+            return self.byte_ids(utf8(piece))
+        known = ((self.ids.get(character), character) for character in map(utf8, piece))
+        return [
+            i for token_id, character in known for i in (self.byte_ids(character) if token_id is None else [token_id])
+        ]
+
+    def byte_ids(self, data: bytes) -> list[int]:
+        """The ids of the single bytes of `data`: every text has them."""
+        return [self.ids[data[i : i + 1]] for i in range(len(data))]
+
+
+def first_symbols(pieces: Mapping[str, int], *, level: Level, min_frequency: int) -> Sequence[bytes]:
+    """The tokens that exist before any merge: the 256 bytes, and for "character" each non-ASCII character seen often.
+
+    `pieces` counts the pieces of the training text; a character rarer than `min_frequency` is left to its bytes.
+    """
+    if level == "byte":
+        return BYTES_IN_ORDER
+    counts: Counter[str] = Counter()
+    for piece, count in pieces.items():
+        if not piece.isascii():
+            for character in piece:
+                counts[character] += count
+    seen = sorted(
+        character for character, count in counts.items() if count >= min_frequency and _beyond_ascii(character)
+    )
+    return [bytes([byte]) for byte in range(256)] + [utf8(character) for character in seen]
+
+
+def _beyond_ascii(character: str) -> bool:
+    return character > "\x7f" and not "\ud800" <= character <= "\udfff"  # no file can hold a lone surrogate
