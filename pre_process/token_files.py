@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import msgspec
 import numpy as np
 
+from pre_process.arrays import ArrayFileError, open_array
 from pre_process.files import new_folder, sha256_file, write_atomic
 
 if TYPE_CHECKING:
@@ -224,11 +225,9 @@ def _decode_manifest(path: Path) -> Manifest:
 
 def _check_array(path: Path, manifest: Manifest, counts: SplitCounts) -> None:
     try:
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise TokenFileError(f"{path} is missing; delete the folder and prepare it again") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise TokenFileError(f"{path} is damaged ({error}); delete the folder and prepare it again") from None
+        ids = open_array(path)
+    except ArrayFileError as error:
+        raise TokenFileError(f"{error}; delete the folder and prepare it again") from None
     if ids.dtype != np.dtype(manifest.dtype) or ids.shape != (counts.tokens,):
         found, wanted = f"{ids.dtype} of shape {ids.shape}", f"{manifest.dtype} of shape ({counts.tokens},)"
         raise TokenFileError(f"{path} holds {found}, its manifest says {wanted}")

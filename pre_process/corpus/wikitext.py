@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 
 from pre_process.corpus.templates import HOLE, template_text
 
-# Nothing inside these is prose; what may hold a whole article's tables comes last.
+# Nothing inside these is prose.
 _HIDDEN = re.compile(
     r"<!--.*?-->|<ref\b[^<>]*/>|<ref\b.*?</ref>|__[A-Z]+__"
     r"|<(gallery|timeline|source|syntaxhighlight|imagemap|score|references)\b.*?</\1>",
     re.DOTALL | re.IGNORECASE,
 )
 _FORMULA = re.compile(r"<math\b[^>]*>(.*?)</math>", re.DOTALL)
-_SIMPLE_FORMULA = re.compile(r"[\w\s+\-=(),./<>]*")
+_SIMPLE_FORMULA = re.compile(r"(?:[^\W_]|[\s+\-=(),./<>])*")
 _EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:)?//[^\s\]]+ *([^\]]*)\]")
 _LINK = re.compile(r"\[\[((?:[^\[\]]|\[(?!\[)|\](?!\]))*)\]\]")
 _NOT_PROSE_LINK = re.compile(r"\s*(?:file|image|media|category|[a-z]{2,3}(?:-[a-z]+)?)\s*:", re.IGNORECASE)
@@ -50,8 +50,11 @@ _TIDY: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r" (?=[,;:.!?)\]](?:\s|$))"), ""),
     (re.compile(r"(?<=[(\[]) "), ""),
 ]
-_RESIDUE = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|\|\||^[|!{}]|\w+=\"|https?://|" + HOLE)
-_SENTENCE = re.compile(r"(?!See also)[^a-z].{29,}[.!?:…][\"'”’)\]]*")
+_RESIDUE = re.compile(
+    r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|\|\||^[|!{}]|\b(?:style|class|align|width|colspan) ?=|https?://|" + HOLE
+)
+_SENTENCE = re.compile(r"(?!See also)[^a-z].{29,}[.!?:…][\"'”’)\] ]*")
+_SENTENCES = re.compile(r"(?=.{200})[^a-z].*[a-z]\. [A-Z].*")  # whose last one may lack its full stop
 
 
 def plain_text(wikitext: str) -> str:
@@ -100,7 +103,7 @@ def _blocks(text: str) -> Iterator[str]:
                 sources_level = level if _SOURCES.fullmatch(heading[2]) else 9
             pending = {above: title for above, title in pending.items() if above < level} | {level: _tidy(heading[2])}
         elif sources_level == 9 and _is_prose(block):
-            if block.endswith(":"):
+            if block.endswith(":") and len(block) < 200:
                 pending[9] = block
                 continue
             yield from pending.values()
@@ -122,4 +125,4 @@ def _tidy(line: str) -> str:
 
 
 def _is_prose(block: str) -> bool:
-    return bool(_SENTENCE.fullmatch(block)) and not _RESIDUE.search(block)
+    return bool(_SENTENCE.fullmatch(block) or _SENTENCES.fullmatch(block)) and not _RESIDUE.search(block)

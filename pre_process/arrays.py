@@ -1,0 +1,35 @@
+"""NumPy arrays in .npy files: written in one step, refused in one line when damaged."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from pre_process.files import write_atomic
+
+
+class ArrayFileError(ValueError):
+    """A .npy file that is missing, cut short or something else; the message is one line."""
+
+
+def save_array(path: str | Path, array: np.ndarray) -> None:
+    """Write `array` as .npy, atomically. Raises OSError."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_atomic(Path(path), content.getvalue())
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """A read-only memory map of a .npy file; nothing but the header is read. Raises ArrayFileError."""
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ArrayFileError(f"{path} is missing") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ArrayFileError(f"{path} is damaged or not a .npy file ({error})") from None
+    return array
+
+
+def load_array(path: str | Path) -> np.ndarray:
+    """The whole array of a .npy file, in memory. Raises ArrayFileError."""
+    return np.array(open_array(path))
