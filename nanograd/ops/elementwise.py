@@ -48,7 +48,7 @@ def div(xp: ArrayModule, a: Array, b: Array) -> Value:
 @div.backward
 def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
     """da = dy / b,  db = −dy a / b²"""
-    return dy / b if needs[0] else None, -dy * a / (b * b) if needs[1] else None
+    return dy / b if needs[0] else None, -dy * a / b / b if needs[1] else None
 
 
 @primitive
@@ -63,15 +63,34 @@ def _(xp: ArrayModule, dy: Array, *, needs: Needs) -> Any:
 
 
 @primitive
-def power(xp: ArrayModule, x: Array, *, exponent: float) -> Value:
-    """y = xᵖ for a plain number p"""
-    return x**exponent, (x,)
+def abs(xp: ArrayModule, x: Array) -> Value:  # noqa: A001
+    """y = |x|"""
+    return xp.abs(x), (x,)
+
+
+@abs.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    """dx = dy sign x, and 0 at x = 0"""
+    return dy * xp.sign(x)
+
+
+@primitive
+def power(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = aᵇ; b is a number or an array"""
+    y = a**b
+    return y, (a, b, y)
 
 
 @power.backward
-def _(xp: ArrayModule, dy: Array, x: Array, *, exponent: float, needs: Needs) -> Any:
-    """dx = dy p xᵖ⁻¹, and 0 for p = 0, where x = 0 would say 0 · ∞"""
-    return dy * (exponent * x ** (exponent - 1)) if exponent else xp.zeros_like(dy)
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, y: Array, *, needs: Needs) -> Any:
+    """da = dy b aᵇ⁻¹ (0 where b = 0),  db = dy aᵇ ln a (0 where a = 0: there aᵇ is constant in b)"""
+    da = db = None
+    if needs[0]:
+        da = dy * (b * a ** (b - 1 + (b == 0)))  # where b = 0 the exponent is 0, not −1: 0 · 0⁻¹ would be nan
+    if needs[1]:
+        base = xp.asarray(a, dtype=dy.dtype)
+        db = dy * y * xp.log(base + (base == 0))
+    return da, db
 
 
 @primitive
@@ -123,18 +142,6 @@ def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
 
 
 @primitive
-def sigmoid(xp: ArrayModule, x: Array) -> Value:
-    """y = 1 / (1 + e⁻ˣ), written with tanh because e⁻ˣ overflows for large negative x"""
-    y = 0.5 * (xp.tanh(0.5 * x) + 1)
-    return y, (y,)
-
-
-@sigmoid.backward
-def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
-    return dy * y * (1 - y)
-
-
-@primitive
 def erf(xp: ArrayModule, x: Array) -> Value:
     """y = 2/√π ∫₀ˣ exp(−t²) dt"""
     return special_functions(xp).erf(x), (x,)
@@ -168,6 +175,22 @@ def minimum(xp: ArrayModule, a: Array, b: Array) -> Value:
 def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
     share = 0.5 * ((a < b).astype(dy.dtype) + (a <= b))
     return dy * share, dy * (1 - share)
+
+
+@primitive
+def clip(xp: ArrayModule, x: Array, *, low: float | None = None, high: float | None = None) -> Value:
+    """y = x, but at least `low` and at most `high` (None: no bound on that side)"""
+    y = x if low is None else xp.maximum(x, low)
+    return y if high is None else xp.minimum(y, high), (x,)
+
+
+@clip.backward
+def _(
+    xp: ArrayModule, dy: Array, x: Array, *, low: float | None = None, high: float | None = None, needs: Needs
+) -> Any:
+    """dx = dy inside the bounds and on them, 0 outside"""
+    dx = dy if low is None else xp.where(x >= low, dy, 0)
+    return dx if high is None else xp.where(x <= high, dx, 0)
 
 
 @primitive

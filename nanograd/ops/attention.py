@@ -1,0 +1,198 @@
+"""Scaled dot-product attention, on separate or packed queries, keys and values.   Vaswani et al. 2017, arXiv:1706.03762
+
+Letters: (…) any leading axes, in a model (B, H);  T queries,  S keys,  D = width of a head.
+mask    boolean, broadcastable to (…, T, S), True = may attend; None = everywhere. A padding mask (B, S) is given
+        as mask[:, None, None, :].
+causal  query t sees keys up to t + S − T: the last query sees all of them, as when S − T keys are cached.
+A query that may attend to nothing returns zeros and passes no gradient.
+"""
+
+import math
+from typing import Any
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.ops.dropout import Key, drop
+from nanograd.ops.reduction import finite_max
+from nanograd.primitive import Needs, Value, primitive
+
+
+@primitive
+def attention(
+    xp: ArrayModule,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    *,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+) -> Value:
+    """y = drop(softmax(s q kᵀ)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D), mask or None → (…, T, D)"""
+    y = xp.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
+    p = _attend(xp, query, key, value, mask, causal, (dropout, dropout_key), scale, out=y)
+    return y, (query, key, value, p, y)
+
+
+@attention.backward
+def _(
+    xp: ArrayModule,
+    dy: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    p: Array,
+    y: Array,
+    *,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+    needs: Needs,
+) -> Any:
+    dq, dk, dv = (xp.empty(x.shape, x.dtype) for x in (query, key, value))
+    _attend_backward(xp, dy, query, key, value, p, y, (dropout, dropout_key), scale, out=(dq, dk, dv))
+    return dq, dk, dv, None
+
+
+@primitive
+def packed_attention(
+    xp: ArrayModule,
+    qkv: Array,
+    mask: Array,
+    *,
+    n_heads: int,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+) -> Value:
+    """Self-attention of H heads.   qkv (B, T, 3C), C = H · D: queries, keys, values, each head by head → (B, T, C)"""
+    B, T, width = qkv.shape
+    if width % (3 * n_heads):
+        raise ValueError(f"the last axis must be 3 · n_heads · D, n_heads={n_heads}")
+    q, k, v = _heads(qkv, 3, n_heads)
+    y = xp.empty((B, T, width // 3), qkv.dtype)
+    p = _attend(xp, q, k, v, mask, causal, (dropout, dropout_key), scale, out=_heads(y, 1, n_heads)[0])
+    return y, (qkv, p, y)
+
+
+@packed_attention.backward
+def _(
+    xp: ArrayModule,
+    dy: Array,
+    qkv: Array,
+    p: Array,
+    y: Array,
+    *,
+    n_heads: int,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+    needs: Needs,
+) -> Any:
+    q, k, v = _heads(qkv, 3, n_heads)
+    dqkv = xp.empty(qkv.shape, qkv.dtype)
+    dy, y = _heads(dy, 1, n_heads)[0], _heads(y, 1, n_heads)[0]
+    _attend_backward(xp, dy, q, k, v, p, y, (dropout, dropout_key), scale, out=_heads(dqkv, 3, n_heads))
+    return dqkv, None
+
+
+@primitive
+def attention_weights(
+    xp: ArrayModule, query: Array, key: Array, mask: Array, *, causal: bool, scale: float | None = None
+) -> Value:
+    """p = softmax(s q kᵀ), (…, T, S): who looks at whom, for pictures. No gradient passes through it."""
+    return _weights(xp, query, key, mask, causal, scale), ()
+
+
+def _attend(
+    xp: ArrayModule,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array,
+    causal: bool,
+    dropout: tuple[float, Key | None],
+    scale: float | None,
+    out: Array,
+) -> Array:
+    """Write y = drop(p) v into `out` and return p."""
+    if k.shape[:-1] != v.shape[:-1]:
+        raise ValueError("key and value must agree in all axes but the last")
+    p = _weights(xp, q, k, mask, causal, scale)
+    xp.matmul(drop(xp, p, *dropout), v, out=out)
+    return p
+
+
+def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, causal: bool, scale: float | None) -> Array:
+    """p = softmax(s q kᵀ) over the keys that may be seen; computed in one buffer"""
+    if q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError("query (…, T, D) needs key (…, S, D)")
+    p = xp.matmul(q, k.swapaxes(-1, -2))  # (…, T, S)
+    p *= _scale(q, scale)
+    visible = _visible(xp, p.shape, mask, causal)
+    if visible is not None:
+        xp.copyto(p, -math.inf, where=~visible)
+    p -= finite_max(xp, p, -1)
+    xp.exp(p, out=p)
+    total = p.sum(axis=-1, keepdims=True)
+    p /= total + (total == 0)
+    return p
+
+
+def _attend_backward(
+    xp: ArrayModule,
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    p: Array,
+    y: Array,
+    dropout: tuple[float, Key | None],
+    scale: float | None,
+    out: tuple[Array, Array, Array],
+) -> None:
+    """dv = drop(p)ᵀ dy,  dp = drop(dy vᵀ),  ds = s p ⊙ (dp − Σ dp ⊙ p),  dq = ds k,  dk = dsᵀ q
+
+    Σ dp ⊙ p over the keys is Σ dy ⊙ y over the head's width, which is shorter (FlashAttention, arXiv:2205.14135).
+    """
+    dq, dk, dv = out
+    xp.matmul(drop(xp, p, *dropout).swapaxes(-1, -2), dy, out=dv)
+    ds = drop(xp, xp.matmul(dy, v.swapaxes(-1, -2)), *dropout)
+    ds -= (dy * y).sum(axis=-1, keepdims=True)
+    ds *= p
+    ds *= _scale(q, scale)
+    xp.matmul(ds, k, out=dq)
+    xp.matmul(ds.swapaxes(-1, -2), q, out=dk)
+
+
+def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, causal: bool) -> Array:
+    """The mask and the causal triangle in one, or None where everything may be seen."""
+    if mask is not None and (mask.dtype != bool or not _broadcasts(mask.shape, shape)):
+        raise ValueError(f"mask must be boolean (True = may attend) and broadcast to the scores {shape}")
+    if not causal:
+        return mask
+    T, S = shape[-2:]
+    if S < T:
+        raise ValueError(f"causal attention of {T} queries needs as many keys, not {S}")
+    past = xp.tril(xp.ones((T, S), bool), k=S - T)
+    return past if mask is None else past & mask
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    return len(shape) <= len(target) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(target), strict=False)
+    )
+
+
+def _scale(q: Array, scale: float | None) -> float:
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+def _heads(x: Array, parts: int, n_heads: int) -> Any:
+    """(B, T, parts · H · D) → `parts` views (B, H, T, D): writing into one writes into x"""
+    B, T, width = x.shape
+    return x.reshape(B, T, parts, n_heads, width // (parts * n_heads)).transpose(2, 0, 3, 1, 4)

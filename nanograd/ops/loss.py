@@ -1,0 +1,77 @@
+"""Cross-entropy of logits against target ids."""
+
+from typing import Any
+
+import numpy as np
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.ops.reduction import accumulator, finite_max
+from nanograd.primitive import Needs, Value, primitive
+
+
+@primitive
+def cross_entropy(
+    xp: ArrayModule,
+    logits: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Value:
+    """Mean over real tokens of ℓ − (1 − ε) zₜ − ε ⟨z⟩ + ζ ℓ²,  ℓ = ln Σⱼ exp zⱼ.   logits (…, V), targets (…) → ()
+
+    A token is real unless its target is `ignore_index`; with no real token the loss is 0 and so is its gradient.
+    ε = label_smoothing: the target distribution is mixed with the uniform one (Szegedy et al. 2015, arXiv:1512.00567).
+    ζ = z_loss keeps ℓ near 0 (PaLM, arXiv:2204.02311, uses 1e-4). Raises ValueError for a target outside [0, V).
+    """
+    _check(xp, logits, targets, ignore_index)
+    z, t = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    real = t != ignore_index
+    t = xp.where(real, t, 0)
+    wide = accumulator(z.dtype)
+    m = finite_max(xp, z, 1)
+    lse = xp.log(xp.exp(z - m).sum(axis=1, dtype=wide)) + m[:, 0]  # (N,)
+    each = lse - (1 - label_smoothing) * z[xp.arange(t.size), t]
+    if label_smoothing:
+        each -= label_smoothing * z.mean(axis=1, dtype=wide)
+    if z_loss:
+        each += z_loss * lse * lse
+    share = real / xp.maximum(real.sum(dtype=wide), 1)  # each real token's weight in the mean
+    return xp.where(real, each * share, 0).sum().astype(logits.dtype), (logits, t, lse, share)
+
+
+@cross_entropy.backward
+def _(
+    xp: ArrayModule,
+    dy: Array,
+    logits: Array,
+    t: Array,
+    lse: Array,
+    share: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    needs: Needs,
+) -> Any:
+    """dz = dy · share · ((1 + 2 ζ ℓ) softmax(z) − (1 − ε) onehot(t) − ε/V); softmax(z) is computed again, in dz"""
+    dz = logits.reshape(-1, logits.shape[-1]) - lse[:, None]
+    xp.exp(dz, out=dz)
+    if z_loss:
+        dz *= 1 + 2 * z_loss * lse[:, None]
+    if label_smoothing:
+        dz -= label_smoothing / dz.shape[1]
+    dz[xp.arange(t.size), t] -= 1 - label_smoothing
+    dz *= (dy * share)[:, None]
+    return dz.astype(logits.dtype, copy=False).reshape(logits.shape), None
+
+
+def _check(xp: ArrayModule, logits: Array, targets: Array, ignore_index: int) -> None:
+    """Wrong shapes would broadcast, wrong ids read another logit: refuse both. Ids are looked at on a CPU only."""
+    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
+        raise ValueError("logits (…, V) need integer targets (…)")
+    if xp is np:
+        wrong = ((targets < 0) | (targets >= logits.shape[-1])) & (targets != ignore_index)
+        if wrong.any():
+            raise ValueError(f"target {targets[wrong][0]} is outside the vocabulary of vocab_size={logits.shape[-1]}")

@@ -1,0 +1,59 @@
+"""Matrix products."""
+
+from typing import Any
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.primitive import Needs, Value, primitive
+
+
+@primitive
+def matmul(xp: ArrayModule, a: Array, b: Array) -> Value:
+    """y = a b over the last two axes, the others broadcast; a 1-D operand is a row (left) or a column (right)"""
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else -1]:
+        raise ValueError("the last axis of the left must be as long as the last but one of the right")
+    return xp.matmul(a, b), (a, b)
+
+
+@matmul.backward
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
+    """da = dy bᵀ,  db = aᵀ dy"""
+    rows, columns = a if a.ndim > 1 else a[None, :], b if b.ndim > 1 else b[:, None]
+    dy = dy if b.ndim > 1 else dy[..., None]
+    dy = dy if a.ndim > 1 else dy[..., None, :]  # (…, M, N)
+    da = xp.matmul(dy, columns.swapaxes(-1, -2)) if needs[0] else None
+    db = _left_product(xp, rows, dy, columns.ndim) if needs[1] else None
+    if da is not None and a.ndim == 1:
+        da = da[..., 0, :]
+    if db is not None and b.ndim == 1:
+        db = db[..., 0]
+    return da, db
+
+
+def _left_product(xp: ArrayModule, a: Array, dy: Array, ndim: int) -> Array:
+    """aᵀ dy; one product over all rows where b was a single matrix, not one for each and a sum over them"""
+    if ndim == 2 and a.ndim == dy.ndim:
+        return a.reshape(-1, a.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+    return xp.matmul(a.swapaxes(-1, -2), dy)
+
+
+@primitive
+def linear(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Value:
+    """y = x Wᵀ + b.   x (…, in), weight (out, in), bias (out,) or None → y (…, out)"""
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError("x (…, in) needs weight (out, in)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError("bias must be (out,)")
+    y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product, whatever the leading axes
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
+
+
+@linear.backward
+def _(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs) -> Any:
+    """dx = dy W,  dW = dyᵀ x,  db = Σ dy over all leading axes"""
+    dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dx = (dy2 @ weight).reshape(x.shape) if needs[0] else None
+    dweight = dy2.T @ x2 if needs[1] else None
+    dbias = dy2.sum(axis=0) if len(needs) > 2 and needs[2] else None
+    return (dx, dweight, dbias)[: len(needs)]
