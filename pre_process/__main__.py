@@ -1,0 +1,109 @@
+"""`python -m pre_process fit` trains tokenizer and word vectors, `… transform` shows and saves what texts become."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from pre_process.corpus import describe, documents
+from pre_process.files import write_atomic
+from pre_process.pre_process import Batch, PreProcess
+from pre_process.tokenizer import Tokenizer
+from pre_process.tokenizer.normalize import NormalizerName
+from pre_process.tokenizer.pre_tokenize import PatternName
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, 2 after `error: …` for whatever the user can put right."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pre_process", description="text → ids → vectors → + positions")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    fit = commands.add_parser("fit", help="train a tokenizer and word vectors and keep them in a folder")
+    fit.add_argument("data", metavar="DATA", help=".txt, .md, .jsonl or folder; - is the embedded Wikipedia excerpt")
+    fit.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a folder that isn't there yet")
+    fit.add_argument("--vocab-size", type=int, default=4096)
+    fit.add_argument("--d-model", type=int, default=192)
+    fit.add_argument("--context-length", type=int, default=256)
+    fit.add_argument("--pattern", choices=get_args(PatternName), default="gpt2")
+    fit.add_argument("--normalizer", choices=get_args(NormalizerName), default="none")
+    fit.add_argument("--epochs", type=int, default=10, help="of word2vec (default 10)")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.set_defaults(run=_fit)
+
+    transform = commands.add_parser("transform", help="show the tokens of texts; save their vectors")
+    transform.add_argument("folder", type=Path, metavar="FOLDER", help="what fit wrote")
+    transform.add_argument("texts", nargs="+", metavar="TEXT")
+    transform.add_argument("--pad", choices=["left", "right"], default="left")
+    transform.add_argument("--npz", type=Path, metavar="FILE", help="save the arrays vectors, ids and mask here")
+    transform.set_defaults(run=_transform)
+    return parser
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if arguments.out.exists():  # said before the work, not after it
+        raise FileExistsError(f"{arguments.out} is there already: choose another folder or delete it")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    source = None if arguments.data == "-" else arguments.data
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = {name: bars.add_task(name, total=None) for name in ("tokenizer", "word vectors")}
+        fitted = PreProcess.fit(
+            lambda: documents(source),
+            vocab_size=arguments.vocab_size,
+            d_model=arguments.d_model,
+            context_length=arguments.context_length,
+            pattern=arguments.pattern,
+            normalizer=arguments.normalizer,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            progress=lambda name, done, total: bars.update(tasks[name], completed=done, total=total),
+        )
+    fitted.save(arguments.out)
+    rows, columns = fitted.embeddings.shape
+    print(f"{describe(source)}: {rows} tokens, word vectors of {columns} dimensions, in {arguments.out}")
+
+
+def _transform(arguments: argparse.Namespace) -> None:
+    if arguments.npz and not arguments.npz.parent.is_dir():
+        raise FileNotFoundError(f"{arguments.npz.parent} isn't a folder: nowhere to write {arguments.npz.name}")
+    fitted = PreProcess.load(arguments.folder)
+    batch = fitted.transform(arguments.texts, pad=arguments.pad)
+    if arguments.npz:
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **batch._asdict())
+        write_atomic(arguments.npz, content.getvalue())
+    _print_table(batch, fitted.tokenizer)
+
+
+def _print_table(batch: Batch, tokenizer: Tokenizer) -> None:
+    """One row a real token: its text, its id, its position, the length of its vector."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("text", "position", "token", "id", "|vector|", title=f"vectors {batch.vectors.shape} float32")
+    for row, (vectors, ids, mask) in enumerate(zip(*batch, strict=True)):
+        for position, (vector, token_id) in enumerate(zip(vectors[mask], ids[mask], strict=True)):
+            token = repr(tokenizer.token_bytes(int(token_id)).decode(errors="backslashreplace"))
+            table.add_row(str(row), str(position), token, str(token_id), f"{np.linalg.norm(vector):.3f}")
+    Console(highlight=False, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
