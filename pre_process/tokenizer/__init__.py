@@ -8,12 +8,25 @@ vocabulary     the result: tokens, merges, special tokens; train.py gets there f
 lookup         finding a token, three ways
 encoder        text → ids; batch.py makes rectangles of them
 decoder        ids → text, at once or as a stream
-hugging_face   tokenizer.json; json_files.py reads carefully
+hugging_face   tokenizer.json, with json_files.py to read carefully
 tokenizer      Tokenizer, one door for all of it
+gpt2_files     vocab.json and merges.txt; word_list.py reads vocabularies without merges
+inspection     how a text is cut, where a token comes from
 """
 
 from pre_process.tokenizer.decoder import StreamDecoder
+from pre_process.tokenizer.gpt2_files import read_gpt2_files, write_gpt2_files
+from pre_process.tokenizer.pre_tokenize import NaivePreTokenizer
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
+from pre_process.tokenizer.word_list import read_word_list
 
-__all__ = ["StreamDecoder", "Tokenizer", "TokenizerError"]
+__all__ = [
+    "NaivePreTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "TokenizerError",
+    "read_gpt2_files",
+    "read_word_list",
+    "write_gpt2_files",
+]

@@ -2,7 +2,7 @@
 
 A piece becomes ids in one of two ways. "merges" replays the training: of all pairs that can be joined, the one learnt
 first (the lowest rank) is joined, until none is left. "greedy" takes the longest token that fits, then the next; it
-needs no merges and often gives other ids: with the merges ab, bc, abc → "abcd" both agree, "abcb" need not.
+needs no merges and can give other ids: where bc was learnt before ab, "abc" is a|bc by merges and ab|c by greed.
 """
 
 import heapq

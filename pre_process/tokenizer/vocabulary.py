@@ -8,6 +8,7 @@ characters seen in training, a rare one falling back to its bytes.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from pre_process.tokenizer.byte_level import BYTES_IN_ORDER, utf8
@@ -67,13 +68,14 @@ class Vocabulary:
                 raise TokenizerError(f"merges {ranks[left, right][0]} and {rank} are the same")
         return ranks
 
-    @property
+    @cached_property
     def needs_greedy(self) -> bool:
         """True for a bare list of words: longer tokens but no merges that would make them."""
-        return not self.merges and any(len(self._symbols_of(token)) > 1 for token in self.ids)
+        return not self.merges and not all(map(self.is_first_symbol, self.ids))
 
-    def _symbols_of(self, token: bytes) -> str | bytes:
-        return token if self.level == "byte" else token.decode("utf-8", "replace")  # a lone byte counts as one
+    def is_first_symbol(self, token: bytes) -> bool:
+        """True for one byte, or at character level one character: a token that no merge has to make."""
+        return len(token) == 1 or (self.level == "character" and len(token.decode("utf-8", "replace")) == 1)
 
     def symbols(self, piece: str) -> list[int]:
         """The ids that a piece starts from before any merge: its bytes, or its characters where they are tokens."""
