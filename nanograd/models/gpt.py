@@ -1,0 +1,172 @@
+"""Floor 5. A decoder-only language model: GPT-2's shape, with the choices of the 2017 Transformer beside it.
+
+Letters: B sequences, T positions, C = d_model, F = d_hidden, V = vocab_size.
+"""
+
+import math
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+from nanograd import backend, nn, random
+from nanograd.backend import Array
+from nanograd.tensor import Tensor
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+
+NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
+
+
+class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of a decoder language model and how its weights are drawn."""
+
+    vocab_size: Count = 4096  # number of different tokens
+    context_length: Count = 128  # longest sequence, in tokens
+    n_layers: Count = 4  # transformer blocks
+    n_heads: Count = 6  # attention heads in a block; must divide d_model
+    d_model: Count = 192  # width of the residual stream
+    d_hidden: Count | None = None  # width inside the MLP; None means 4 × d_model
+    activation: nn.Activation = "gelu"  # what bends the MLP
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"  # how a token knows its place
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # layer norm centres and scales, RMS norm only scales
+    norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
+    norm_eps: Positive = 1e-5  # added to the variance in every norm
+    dropout: Share = 0.0  # share of each sub-layer's output zeroed in training
+    attention_dropout: Share = 0.0  # share of attention weights zeroed in training
+    embedding_dropout: Share = 0.0  # share of the first block's input zeroed in training
+    qkv_bias: bool = True  # add a bias to queries, keys and values
+    head_bias: bool = False  # add a bias to the logits
+    tie_embeddings: bool = True  # use the token embeddings as output layer too
+    scale_embeddings: bool = True  # multiply token vectors by √d_model, so that sinusoids don't drown them
+    embedding_std: Positive = 0.02  # standard deviation of the first token (and learned position) vectors
+    init_std: Positive = 0.02  # standard deviation of the first weight matrices
+
+    def __post_init__(self) -> None:
+        if self.n_heads > 0 and self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"d_model {self.d_model} is odd: sinusoidal positions pair sines with cosines")
+
+    @property
+    def hidden_width(self) -> int:
+        """F, whether d_hidden was given or not."""
+        return self.d_hidden or 4 * self.d_model
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each added to what was there.   (B, T, C) → (B, T, C)
+
+    Matrices that write into the residual stream start smaller by √(2 n_layers): the stream is a sum of 2 n_layers
+    such terms, and its variance should not grow with depth (Radford et al. 2019, GPT-2, §2.3).
+    """
+
+    def __init__(self, config: DecoderLMConfig, *, rng: np.random.Generator, keys: random.DropoutKeys) -> None:
+        C, into_residual = config.d_model, config.init_std / math.sqrt(2 * config.n_layers)
+        self.norm_1, self.norm_2 = make_norm(config), make_norm(config)
+        self.attention = nn.MultiHeadAttention(
+            C,
+            config.n_heads,
+            rng=rng,
+            qkv_bias=config.qkv_bias,
+            dropout=config.attention_dropout,
+            keys=keys,
+            std=config.init_std,
+            out_std=into_residual,
+        )
+        self.mlp = nn.MLP(
+            C, config.hidden_width, rng=rng, activation=config.activation, std=config.init_std, out_std=into_residual
+        )
+        self.dropout = nn.Dropout(config.dropout, keys)
+        self.pre_norm = config.norm_placement == "pre"
+
+    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.norm_1(x), padding_mask))
+            return x + self.dropout(self.mlp(self.norm_2(x)))
+        x = self.norm_1(x + self.dropout(self.attention(x, padding_mask)))
+        return self.norm_2(x + self.dropout(self.mlp(x)))
+
+
+class DecoderLM(nn.Module):
+    """Token ids → logits of the next token.   (B, T) → (B, T, V)
+
+    seed        draws the weights (on the host: equal on every device) and the dropout masks
+    embeddings  (V, C) first token vectors, for example from word2vec: centred, and scaled to `embedding_std`
+    """
+
+    def __init__(self, config: DecoderLMConfig, *, seed: int = 0, embeddings: Array | None = None) -> None:
+        check_config(config)
+        C, rng = config.d_model, random.generator(seed, "init")
+        self.config = config
+        self.dropout_keys = random.DropoutKeys(seed)
+        self.tokens = nn.Embedding(config.vocab_size, C, rng=rng, std=config.embedding_std)
+        if embeddings is not None:
+            self.tokens.weight.data[...] = first_embeddings(embeddings, config)
+        self.positions = make_positions(config, rng=rng)
+        self.dropout = nn.Dropout(config.embedding_dropout, self.dropout_keys)
+        self.blocks = [Block(config, rng=rng, keys=self.dropout_keys) for _ in range(config.n_layers)]
+        self.norm = make_norm(config) if config.norm_placement == "pre" else None  # post-norm blocks end in one
+        tied = self.tokens.weight if config.tie_embeddings else None
+        self.head = nn.Linear(C, config.vocab_size, rng=rng, bias=config.head_bias, std=config.init_std, weight=tied)
+
+    def forward(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
+        """ids (B, T) integers, padding_mask (B, T) booleans with True = real token → logits (B, T, V).
+
+        Logits at real tokens depend neither on later tokens nor on padding; those at padding mean nothing.
+        """
+        return self.head(self.hidden(ids, padding_mask))
+
+    def hidden(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
+        """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""
+        self._check_inputs(ids, padding_mask)
+        x = self.tokens(ids)
+        if self.config.scale_embeddings:
+            x = x * math.sqrt(self.config.d_model)
+        x = self.dropout(x + self.positions(nn.token_positions(ids, padding_mask)))
+        for block in self.blocks:
+            x = block(x, padding_mask)
+        return x if self.norm is None else self.norm(x)
+
+    def _check_inputs(self, ids: Array, padding_mask: Array | None) -> None:
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise ValueError(f"DecoderLM: ids must be integers of shape (B, T), not {backend.describe(ids)}")
+        if not 1 <= ids.shape[1] <= self.config.context_length:
+            raise ValueError(f"DecoderLM: {ids.shape[1]} tokens, but context_length is {self.config.context_length}")
+        if padding_mask is not None and (padding_mask.shape != ids.shape or padding_mask.dtype != bool):
+            raise ValueError(f"DecoderLM: padding_mask must be bool {ids.shape}, not {backend.describe(padding_mask)}")
+
+
+def check_config(config: DecoderLMConfig) -> None:
+    """Raise msgspec.ValidationError (a ValueError) if a field is out of bounds: the constructor doesn't look."""
+    msgspec.convert(msgspec.to_builtins(config), type(config))
+
+
+def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
+    """A fresh norm of the kind that the configuration names."""
+    return NORMS[config.norm](config.d_model, eps=config.norm_eps)
+
+
+def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module:
+    """The layer that turns positions into vectors."""
+    if config.positions == "sinusoidal":
+        return nn.SinusoidalPositions(config.context_length, config.d_model)
+    return nn.LearnedPositions(config.context_length, config.d_model, rng=rng, std=config.embedding_std)
+
+
+def first_embeddings(vectors: Array, config: DecoderLMConfig) -> Array:
+    """(V, C) vectors from elsewhere, moved to mean 0 and standard deviation `embedding_std`; float32.
+
+    Word vectors share a large common direction. In a tied output layer it would shift all logits alike, which
+    means nothing; in the input it would be a constant. Without it, what tells words apart gets all of the scale.
+    """
+    wanted = (config.vocab_size, config.d_model)
+    if tuple(vectors.shape) != wanted:
+        raise ValueError(f"embeddings have shape {tuple(vectors.shape)}, the model wants (V, C) = {wanted}")
+    centred = np.asarray(vectors, np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
+    spread = float(centred.std())
+    if not (math.isfinite(spread) and spread > 0):
+        raise ValueError(f"embeddings have standard deviation {spread}: give vectors that differ and are finite")
+    return centred * (config.embedding_std / spread)

@@ -1,0 +1,58 @@
+"""Floor 5. Model shapes with a name, and the arithmetic of their size."""
+
+import difflib
+
+from nanograd.models.gpt import DecoderLMConfig
+
+PRESETS: dict[str, DecoderLMConfig] = {
+    "tiny": DecoderLMConfig(vocab_size=4096, context_length=128, n_layers=4, d_model=192, n_heads=6),
+    "small": DecoderLMConfig(vocab_size=8192, context_length=256, n_layers=6, d_model=384, n_heads=6),
+    # PsyDuck's GPT, 60,910,517 parameters; the original has one output more than tokens, which nothing ever asks for
+    "psyduck-60m": DecoderLMConfig(
+        vocab_size=100_277,
+        context_length=128,
+        n_layers=12,
+        d_model=256,
+        n_heads=8,
+        activation="relu",
+        dropout=0.1,
+        attention_dropout=0.1,
+        qkv_bias=False,
+        head_bias=True,
+        tie_embeddings=False,
+        scale_embeddings=False,
+        embedding_std=1.0,
+    ),
+    # GPT-2's layout with a vocabulary of 60,000: 131,529,216 parameters
+    "llm-small-131m": DecoderLMConfig(
+        vocab_size=60_000,
+        context_length=512,
+        n_layers=12,
+        d_model=768,
+        n_heads=12,
+        positions="learned",
+        scale_embeddings=False,
+    ),
+}
+
+
+def preset(name: str) -> DecoderLMConfig:
+    """The model shape called `name`. Raises ValueError with the nearest name if there is none."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"preset {name!r} is unknown: {hint}there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def count_parameters(config: DecoderLMConfig) -> int:
+    """How many numbers a DecoderLM of this shape learns, without making one."""
+    V, C, F = config.vocab_size, config.d_model, config.hidden_width
+    norm = 2 * C if config.norm == "layer_norm" else C
+    attention = 3 * C * C + 3 * C * config.qkv_bias + C * C + C
+    mlp = C * F + F + F * C + C
+    blocks = config.n_layers * (attention + mlp + 2 * norm)
+    positions = config.context_length * C if config.positions == "learned" else 0
+    final_norm = norm if config.norm_placement == "pre" else 0
+    head = V * C * (not config.tie_embeddings) + V * config.head_bias
+    return V * C + positions + blocks + final_norm + head

@@ -1,0 +1,99 @@
+"""Floor 4. Attention: one head spelled out as in the paper, and all heads at once.
+
+Letters: B sequences, T positions, C = d_model, H heads, D = C/H. Masks are boolean, True = may be attended.
+Source: Vaswani et al., "Attention is all you need", 2017, §3.2.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nanograd import backend, ops
+from nanograd.backend import Array
+from nanograd.nn.layers import Linear
+from nanograd.nn.module import Module
+from nanograd.random import DropoutKeys
+from nanograd.tensor import Tensor, no_grad
+
+
+class AttentionHead(Module):
+    """One head, to be read beside equation (1): softmax(Q Kᵀ / √D) V.   (B, T, C) → (B, T, D)
+
+    For learning and for tests; MultiHeadAttention computes the same for all heads in one operation.
+    """
+
+    def __init__(self, d_model: int, d_head: int, *, rng: np.random.Generator, bias: bool = True, std: float = 0.02):
+        self.query = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
+        self.key = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
+        self.value = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
+
+    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+        query, key, value = self.query(x), self.key(x), self.value(x)  # each (B, T, D)
+        scores = query @ key.swapaxes(1, 2) / math.sqrt(query.shape[-1])  # (B, T, T): row = query, column = key
+        allowed = allowed_pairs(x.data, padding_mask)  # (T, T) or (B, T, T)
+        weights = ops.softmax(ops.where(allowed, scores, -math.inf), axis=-1)  # a row of −∞ gives zeros
+        return weights @ value
+
+
+def allowed_pairs(x: Array, padding_mask: Array | None = None) -> Array:
+    """Which query (row) may look at which key (column): the past and itself, and no padding.
+
+    x             (B, T, …) says how long and on which device
+    padding_mask  (B, T), True = real token → (B, T, T); without one (T, T)
+    """
+    xp, T = backend.array_module(x), x.shape[1]
+    look_ahead = xp.tri(T, dtype=bool)
+    return look_ahead if padding_mask is None else look_ahead & padding_mask[:, None, :]
+
+
+class MultiHeadAttention(Module):
+    """H heads side by side, look-ahead mask included.   (B, T, C) → (B, T, C)
+
+    qkv      (3C, C): the rows of all queries, then of all keys, then of all values; head h owns D rows of each
+    out      (C, C), mixes the heads; `out_std` is its standard deviation (None: `std`)
+    dropout  share of the attention weights that is zeroed in training
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        rng: np.random.Generator,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        keys: DropoutKeys | None = None,
+        std: float = 0.02,
+        out_std: float | None = None,
+    ) -> None:
+        if d_model % n_heads:
+            raise ValueError(f"MultiHeadAttention: d_model {d_model} is not divisible by n_heads {n_heads}")
+        if dropout and keys is None:
+            raise ValueError("MultiHeadAttention: dropout needs keys=DropoutKeys(seed)")
+        self.n_heads, self.dropout, self.keys = n_heads, dropout, keys
+        self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
+        self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
+
+    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+        mask = _for_all_queries(padding_mask)
+        mixed = ops.packed_attention(self.qkv(x), mask, n_heads=self.n_heads, causal=True, **self._dropout())
+        return self.out(mixed)
+
+    def _dropout(self) -> dict[str, Any]:
+        if not (self.training and self.dropout and self.keys):
+            return {}
+        return {"dropout": self.dropout, "dropout_key": self.keys.next()}
+
+    @no_grad()
+    def attention_weights(self, x: Tensor, padding_mask: Array | None = None) -> Array:
+        """(B, H, T, T): row t says how much position t takes from each earlier one. For pictures; no gradient."""
+        B, T, C = x.shape
+        packed = self.qkv(x).reshape(B, T, 3, self.n_heads, C // self.n_heads)
+        query, key = (packed[:, :, i].swapaxes(1, 2) for i in range(2))  # each (B, H, T, D)
+        return ops.attention_weights(query, key, _for_all_queries(padding_mask), causal=True).data
+
+
+def _for_all_queries(padding_mask: Array | None) -> Array | None:
+    """(B, T) → (B, 1, 1, T), which broadcasts over heads and queries."""
+    return None if padding_mask is None else padding_mask[:, None, None, :]

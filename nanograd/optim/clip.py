@@ -1,0 +1,41 @@
+"""Floor 4. The length of the whole gradient, and a bound on it."""
+
+import math
+
+import numpy as np
+
+from nanograd import backend
+from nanograd.optim.flat import FlatParameters
+
+CHUNK = 1 << 20  # squares are summed in the arrays' dtype inside a chunk, in float64 across chunks
+
+
+class NonFiniteGradientError(ArithmeticError):
+    """The gradient holds an infinity or a NaN: the step must not be taken. `norm` says which."""
+
+    def __init__(self, norm: float) -> None:
+        super().__init__(f"the gradient's norm is {norm}: lower the learning rate, or skip this batch")
+        self.norm = norm
+
+
+def grad_norm(flat: FlatParameters) -> float:
+    """‖g‖₂ over all parameters."""
+    xp, gradients = backend.array_module(flat.gradients), flat.gradients
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead
+        chunks = (gradients[start : start + CHUNK] for start in range(0, len(gradients), CHUNK))
+        squares = xp.stack([xp.dot(chunk, chunk) for chunk in chunks])
+    return math.sqrt(float(squares.astype(xp.float64).sum()))
+
+
+def clip_grad_norm(flat: FlatParameters, max_norm: float) -> float:
+    """Scale the gradient down to length `max_norm` if it is longer. Returns its length before that.
+
+    Raises NonFiniteGradientError, leaving the gradient as it is, if the length is infinite or NaN.
+    Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013, §3.2.
+    """
+    norm = grad_norm(flat)
+    if not math.isfinite(norm):
+        raise NonFiniteGradientError(norm)
+    if norm > max_norm:
+        flat.gradients *= max_norm / norm
+    return norm

@@ -1,0 +1,80 @@
+"""Floor 4. All parameters of a module in one flat array, and all their gradients in another.
+
+    parameters  [ matrices: weight decay applies … | gains and biases: it doesn't … ]
+    gradients   [ the same places … ]
+
+After packing, `parameter.data` and `parameter.grad` are views. `backward` adds into the views, so clipping is one
+norm, an optimiser is a few passes over one array, and an all-reduce would be one call.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nanograd import backend
+from nanograd.backend import Array
+from nanograd.nn.module import Module, Parameter
+
+
+class FlatParameters:
+    """Packs what a module can learn. The module stays usable as before; move it to its device first.
+
+    parameters, gradients  (N,) arrays that own the numbers from now on
+    decayed                slice of the parameters with two or more axes: those that weight decay applies to
+    not_decayed            slice of the rest: biases and gains
+    """
+
+    def __init__(self, module: Module) -> None:
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        named.sort(key=lambda item: item[1].ndim < 2)  # stable: matrices first, otherwise in the module's order
+        _check_alike(named)
+        self.named: dict[str, Parameter] = dict(named)
+        xp = backend.array_module(named[0][1].data)
+        self.parameters: Array = xp.concatenate([parameter.data.reshape(-1) for _, parameter in named])
+        self.gradients: Array = xp.zeros_like(self.parameters)
+        n_decayed = sum(parameter.size for _, parameter in named if parameter.ndim >= 2)
+        self.decayed, self.not_decayed = slice(0, n_decayed), slice(n_decayed, len(self.parameters))
+        data, grads = self.split(self.parameters), self.split(self.gradients)
+        for name, parameter in named:
+            if parameter.grad is not None:
+                grads[name][...] = parameter.grad
+            parameter.data, parameter.grad = data[name], grads[name]
+        self._views = [(name, parameter, data[name], grads[name]) for name, parameter in named]
+
+    def split(self, flat: Array) -> dict[str, Array]:
+        """name → view into `flat` (N,) with the shape of that parameter."""
+        return {name: flat[where].reshape(shape) for name, where, shape in self._places()}
+
+    def _places(self) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+        start = 0
+        for name, parameter in self.named.items():
+            yield name, slice(start, start + parameter.size), parameter.shape
+            start += parameter.size
+
+    def fill(self, flat: Array, arrays: Mapping[str, Any]) -> None:
+        """The way back of `split`: copy name → array into `flat`. Raises ValueError, before any copy, on a misfit."""
+        views = self.split(flat)
+        for name, view in views.items():
+            if name not in arrays:
+                raise ValueError(f"optimizer state: {name} is missing")
+            if tuple(arrays[name].shape) != view.shape:
+                raise ValueError(f"optimizer state: {name} has shape {arrays[name].shape}, the model {view.shape}")
+        for name, view in views.items():
+            view[...] = backend.to_device(arrays[name], backend.device_of(view))
+
+    def zero_grad(self) -> None:
+        """All gradients to zero, in one pass."""
+        self.gradients[...] = 0
+
+    def check_views(self) -> None:
+        """Raise RuntimeError if somebody gave a parameter another array: training it here would change nothing."""
+        for name, parameter, data, grad in self._views:
+            if parameter.data is not data or parameter.grad is not grad:
+                raise RuntimeError(f"{name} left its flat buffer: call to()/astype() before packing, and zero_grad()")
+
+
+def _check_alike(named: list[tuple[str, Parameter]]) -> None:
+    if not named:
+        raise ValueError("FlatParameters: the module has no parameter that requires a gradient")
+    kinds = {(str(parameter.dtype), parameter.device) for _, parameter in named}
+    if len(kinds) > 1:
+        raise ValueError(f"FlatParameters: parameters must share one dtype and device, not {sorted(kinds)}")

@@ -1,0 +1,116 @@
+"""A DecoderLM written in PyTorch under the same parameter names: the yardstick of the parity tests."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nanograd.models import DecoderLM, DecoderLMConfig
+
+ACTIVATIONS = {
+    "gelu": functional.gelu,
+    "gelu-tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+
+
+class TwinAttention(nn.Module):
+    def __init__(self, d_model: int, n_heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: torch.Tensor, padding_mask: torch.Tensor | None = None) -> torch.Tensor:
+        B, T, C = x.shape
+        query, key, value = (
+            part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2) for part in self.qkv(x).split(C, dim=-1)
+        )
+        allowed = torch.ones(T, T, dtype=torch.bool).tril()
+        if padding_mask is not None:
+            allowed = allowed & padding_mask[:, None, None, :]
+        y = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return self.out(y.transpose(1, 2).reshape(B, T, C))
+
+
+class TwinMLP(nn.Module):
+    def __init__(self, d_model: int, d_hidden: int, activation: str) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, d_model)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+def twin_norm(config: DecoderLMConfig) -> nn.Module:
+    kind = nn.LayerNorm if config.norm == "layer_norm" else nn.RMSNorm
+    return kind(config.d_model, eps=config.norm_eps)
+
+
+class TwinBlock(nn.Module):
+    def __init__(self, config: DecoderLMConfig) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = twin_norm(config), twin_norm(config)
+        self.attention = TwinAttention(config.d_model, config.n_heads, qkv_bias=config.qkv_bias)
+        self.mlp = TwinMLP(config.d_model, config.hidden_width, config.activation)
+        self.pre_norm = config.norm_placement == "pre"
+
+    def forward(self, x: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+        if self.pre_norm:
+            x = x + self.attention(self.norm_1(x), padding_mask)
+            return x + self.mlp(self.norm_2(x))
+        x = self.norm_1(x + self.attention(x, padding_mask))
+        return self.norm_2(x + self.mlp(x))
+
+
+class TwinDecoderLM(nn.Module):
+    """Dropout is left out: the two libraries' masks could not be equal."""
+
+    def __init__(self, model: DecoderLM) -> None:
+        super().__init__()
+        config = self.config = model.config
+        V, C = config.vocab_size, config.d_model
+        self.tokens = nn.Embedding(V, C)
+        self.positions = nn.Embedding(config.context_length, C)
+        self.blocks = nn.ModuleList(TwinBlock(config) for _ in range(config.n_layers))
+        self.norm = twin_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.head = nn.Linear(C, V, bias=config.head_bias)
+        if config.tie_embeddings:
+            self.head.weight = self.tokens.weight
+        self._copy_from(model)
+
+    def _copy_from(self, model: DecoderLM) -> None:
+        state = {name: torch.from_numpy(array.copy()) for name, array in model.state_dict().items()}
+        if self.config.positions == "sinusoidal":
+            state["positions.weight"] = torch.from_numpy(model.positions.table.numpy().copy())
+            self.positions.weight.requires_grad_(False)
+        if self.config.tie_embeddings:
+            state["head.weight"] = state["tokens.weight"]
+        self.load_state_dict(state)
+
+    def forward(self, ids: torch.Tensor, padding_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if padding_mask is None:
+            positions = torch.arange(ids.shape[1])
+        else:
+            positions = (padding_mask.long().cumsum(1) - 1).clamp_min(0)
+        x = self.tokens(ids) * (self.config.d_model**0.5 if self.config.scale_embeddings else 1.0)
+        x = x + self.positions(positions)
+        for block in self.blocks:
+            x = block(x, padding_mask)
+        return self.head(self.norm(x))
+
+
+def decay_groups(twin: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    learned = [p for p in twin.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def gradients(twin: nn.Module) -> dict[str, np.ndarray]:
+    return {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
