@@ -1,1 +1,1 @@
-"""One module for each dataset: fetch it, clean it, write documents as jsonl. Run from the clone: python -m data.NAME."""
+"""One module for each dataset: fetch, clean, write documents as jsonl. Run from the clone: python -m data.NAME."""

@@ -64,6 +64,8 @@ def load_vectors(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     from gensim.models import KeyedVectors
 
     try:
+        if path.suffix == ".txt" and not path.read_bytes().endswith(b"\n"):
+            raise EOFError("the last line is cut short")  # gensim would fill it up with its first number
         words = KeyedVectors.load_word2vec_format(str(path), binary=path.suffix == ".bin")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} can't be read as word vectors ({error})") from error

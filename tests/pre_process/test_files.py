@@ -1,0 +1,82 @@
+"""Atomic writing: what stands at the end is the whole new thing or the whole old one, and nothing beside it."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from pre_process.files import new_folder, sha256_file, write_atomic
+
+
+def test_write_atomic_creates_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for content in (b"first", b"", b"\0" * 100_000):
+        write_atomic(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_atomic_gives_the_rights_an_ordinary_file_gets(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_atomic(tmp_path / "atomic", b"")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_failing_in_the_middle_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    write_atomic(path, b"old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError):
+        write_atomic(tmp_path / "file" / "below", b"")
+    with pytest.raises(OSError), new_folder(tmp_path / "file" / "below"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_new_folder_is_invisible_until_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    with new_folder(target) as new:
+        (new / "a").write_bytes(b"1")
+        assert not target.exists()
+    assert (target / "a").read_bytes() == b"1"
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+def test_new_folder_vanishes_after_a_failure(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_folder(tmp_path / "folder") as new:
+            (new / "a").write_bytes(b"1")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_renames_first_wins(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with new_folder(target) as slow:
+        (slow / "who").write_text("slow")
+        with new_folder(target) as quick:
+            (quick / "who").write_text("quick")
+    assert (target / "who").read_text() == "quick"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_sha256_file(tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
