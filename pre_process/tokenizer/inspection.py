@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from pre_process.tokenizer.decoder import checked_ids
 from pre_process.tokenizer.tokenizer import Tokenizer
 
 
@@ -29,14 +28,18 @@ def token_info(tokenizer: Tokenizer, token_id: int) -> TokenInfo:
 
 def show(tokenizer: Tokenizer, text: str) -> str:
     """The text with a bar between tokens: "Hello| world|!"; a token that is part of a character shows its bytes."""
-    tokens = [tokenizer.token_bytes(i) for i in tokenizer.encode(text)]
-    return "|".join(_readable(token) for token in tokens)
+    return "|".join(_readable(token) for token in _tokens(tokenizer, text))
 
 
 def bytes_per_token(tokenizer: Tokenizer, text: str) -> float:
     """Bytes of UTF-8 per token: the compression; 1.0 means that nothing was merged, 0.0 stands for an empty text."""
-    ids = checked_ids(tokenizer.encode(text), tokenizer.vocab_size)
-    return sum(len(tokenizer.vocabulary.tokens[i]) for i in ids) / max(1, len(ids))
+    tokens = _tokens(tokenizer, text)
+    return sum(map(len, tokens)) / max(1, len(tokens))
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> list[bytes]:
+    ids = tokenizer.encode(text, method="greedy" if tokenizer.vocabulary.needs_greedy else "merges")
+    return [tokenizer.vocabulary.tokens[i] for i in ids]
 
 
 def _readable(token: bytes) -> str:

@@ -1,0 +1,44 @@
+"""Real text for the tokenizer's tests: what every install holds, and Shakespeare where NANOGRAD_DATA has it."""
+
+import argparse
+import functools
+import importlib.util
+import inspect
+import os
+import pydoc_data.topics
+from pathlib import Path
+
+import pytest
+
+from pre_process.tokenizer import Tokenizer
+
+NAMES = ("news", "manual", "code", "shakespeare")
+
+
+@functools.cache
+def documents(name: str) -> list[str]:
+    """The documents of one corpus, 0.1 to 1.1 MB together; skips the test where a text is missing."""
+    if name == "news":
+        return _news().read_text(encoding="utf-8").splitlines()
+    if name == "manual":
+        return list(pydoc_data.topics.topics.values())
+    if name == "code":
+        return [inspect.getsource(argparse), inspect.getsource(inspect)]
+    folder = os.environ.get("NANOGRAD_DATA")
+    if not folder or not (Path(folder) / "tinyshakespeare.txt").exists():
+        pytest.skip("NANOGRAD_DATA names no folder with tinyshakespeare.txt")
+    return (Path(folder) / "tinyshakespeare.txt").read_text(encoding="utf-8").split("\n\n")
+
+
+def _news() -> Path:
+    """The Lee corpus inside the gensim package, found without the second that importing gensim takes."""
+    spec = importlib.util.find_spec("gensim")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "test" / "test_data" / "lee_background.cor"
+
+
+@functools.cache
+def trained(pattern: str, vocab_size: int = 700) -> Tokenizer:
+    """A small tokenizer that several tests share."""
+    return Tokenizer.train(documents("news")[:100], vocab_size=vocab_size, pattern=pattern)  # type: ignore[arg-type]
