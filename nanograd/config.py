@@ -1,0 +1,125 @@
+"""Floor 5. Typed settings ↔ command line ↔ TOML.
+
+A command's settings are one msgspec.Struct; groups of settings are structs inside it. A field is a flag of the same
+name (`d_model` → `--d-model`), its docstring is the flag's help, and its group is a table of the TOML file. What wins,
+from weak to strong: the preset, the TOML file, the command line.
+"""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or cannot have this value: one line that says which and what to do."""
+
+
+def from_command_line(
+    presets: Mapping[str, Settings], argv: Sequence[str] | None, *, prog: str, about: str
+) -> Settings:
+    """Resolve settings from `--preset`, `--config` and one flag for each field. The first preset is the default.
+
+    Raises ConfigError; a flag that does not exist or does not parse ends the program with exit code 2 (tyro).
+    """
+    import tyro
+
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default=None)
+    early.add_argument("--config", default=None)
+    chosen, _ = early.parse_known_args(argv)
+    table = read_toml(Path(chosen.config)) if chosen.config else {}
+    settings = from_preset(presets, chosen.preset, table)
+    settings = tyro.cli(
+        type(settings), prog=prog, description=about, args=argv, default=settings, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return checked(settings)
+
+
+def from_preset(presets: Mapping[str, Settings], name: str | None, overrides: dict[str, Any]) -> Settings:
+    """A preset with a nested dict of changes on top; `name` beats the dict's, else the first. Raises ConfigError."""
+    name = name or overrides.get("preset") or next(iter(presets))
+    if name not in presets:
+        raise ConfigError(f"no preset is called {name!r}{_nearest(name, presets)}; there are {', '.join(presets)}")
+    preset = presets[name]
+    _refuse_unknown(overrides, type(preset), ())
+    return _convert(_merge(msgspec.to_builtins(preset), {**overrides, "preset": name}), type(preset))
+
+
+def checked(settings: Settings) -> Settings:
+    """The same settings, every bound in their types verified: tyro checks the kind of a value, not its range."""
+    return _convert(msgspec.to_builtins(settings), type(settings))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as nested dicts. Raises ConfigError naming the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from None
+
+
+def to_toml(settings: msgspec.Struct) -> str:
+    """The settings as TOML that `--config` reads back; TOML has no null, so a setting that is None is left out."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(settings)))
+
+
+def _convert(values: dict[str, Any], kind: type[Settings]) -> Settings:
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        flag = path.strip("`.").rpartition(".")[2].replace("_", "-")
+        raise ConfigError(f"--{flag}: {reason}" if flag else reason) from None
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **changes, **both}
+
+
+def _refuse_unknown(values: Mapping[str, Any], kind: type[msgspec.Struct], path: tuple[str, ...]) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in values.items():
+        if key not in fields:
+            known = dict(_paths(kind, "".join(f"{group}." for group in path)))
+            raise ConfigError(f"unknown setting {'.'.join((*path, key))!r}{_nearest(key, known)}")
+        if isinstance(value, dict) and _is_group(fields[key]):
+            _refuse_unknown(value, fields[key], (*path, key))
+
+
+def _paths(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(last name, dotted path) of every setting."""
+    for field in msgspec.structs.fields(kind):
+        if _is_group(field.type):
+            yield from _paths(field.type, f"{prefix}{field.name}.")
+        else:
+            yield field.name, prefix + field.name
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    found = difflib.get_close_matches(name, known, n=1)
+    if not found:
+        return ""
+    meant = known[found[0]]
+    return f": did you mean {meant if isinstance(meant, str) else found[0]!r}?"
+
+
+def _without_none(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {key: _without_none(value) for key, value in values.items() if value is not None}

@@ -1,0 +1,69 @@
+"""Floor 6. Continue a text with a trained model: python -m nanograd.sample RUN --prompt "Once upon a time" """
+
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from nanograd import random, terminal
+from nanograd.config import checked
+from nanograd.generate import generate
+from nanograd.io.checkpoint import load_model
+
+
+class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Continue a text with a trained model. The text alone goes to standard output."""
+
+    run: str
+    """run folder that nanograd.train made"""
+    prompt: str = ""
+    """text to continue (empty: begin a new document)"""
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=0)] = 200
+    """longest continuation; it ends earlier where the model ends the document"""
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.8
+    """below 1 bolder, above 1 wilder, 0 always the likeliest token"""
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """draw from the k likeliest tokens (0: from all)"""
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.95
+    """draw from the fewest tokens whose probabilities add up to p"""
+    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """the same seed gives the same text (None: a new one each time)"""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the prompt and its continuation as it grows. Raises ValueError and OSError on bad input."""
+    import tyro
+
+    positional_run = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(SampleConfig)
+    config = checked(tyro.cli(positional_run, prog="python -m nanograd.sample", description=__doc__, args=argv))
+    terminal.configure_logging()
+    model, tokenizer = load_model(Path(config.run), device=config.device)
+    ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]
+    if len(ids) > model.config.context_length:
+        print(f"only the last {model.config.context_length} of {len(ids)} prompt tokens are read", file=sys.stderr)
+    seed = secrets.randbits(64) if config.seed is None else config.seed
+    continuation = generate(
+        model,
+        ids,
+        max_new_tokens=config.max_new_tokens,
+        rng=random.generator(seed, "sample"),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        stop_id=tokenizer.end_of_text_id,
+        allowed=tokenizer.vocab_size,
+    )
+    decoder = tokenizer.stream_decoder()
+    print(config.prompt, end="", flush=True)
+    for token_id in continuation:
+        print(decoder.feed(token_id), end="", flush=True)
+    print(decoder.finish())
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.run(main))

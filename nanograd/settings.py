@@ -1,0 +1,120 @@
+"""Floor 5. Every setting of `nanograd.train`, with its default, its bounds and its help; and the presets."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from nanograd.models import PRESETS as MODEL_PRESETS
+from nanograd.models import DecoderLMConfig
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From text to token ids."""
+
+    pattern: Literal["gpt2", "cl100k", "naive"] = "gpt2"
+    """how text is cut into words before byte-pair encoding"""
+    normalizer: Literal["none", "nfc", "nfkc", "ascii"] = "none"
+    """what is done to the text first; none loses nothing"""
+    min_frequency: Count = 2
+    """a pair of tokens is merged only if it occurs at least this often"""
+    val_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """share of the text, by whole documents, that is held out for validation"""
+    cache: str | None = None
+    """folder for prepared text (None: the user's cache folder)"""
+
+
+class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdamW, its schedule and its guard rails."""
+
+    lr: Positive = 1e-3
+    """peak learning rate, reached after the warm-up"""
+    min_lr_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    """the cosine ends at this share of lr"""
+    warmup_steps: CountOrNone = 50
+    """steps of linear warm-up"""
+    beta1: Share = 0.9
+    """decay of the running mean of gradients"""
+    beta2: Share = 0.95
+    """decay of the running mean of squared gradients"""
+    eps: Positive = 1e-8
+    """keeps the division by the root of that mean finite"""
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    """decoupled decay of matrices; biases and norms never decay"""
+    clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """longest gradient, as a norm over all parameters (0: no limit)"""
+    label_smoothing: Share = 0.0
+    """share of each target spread over the whole vocabulary"""
+    z_loss: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """weight of the squared log-partition function in the loss"""
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Train a decoder language model."""
+
+    preset: str = "tiny"
+    """where the defaults come from: tiny, small, psyduck-60m, llm-small-131m"""
+    config: str | None = None
+    """TOML file whose settings replace the preset's"""
+    data: str | None = None
+    """text file, folder of .txt/.md files, .jsonl with a `text` field, or token folder (None: Wikipedia excerpt)"""
+    out: str | None = None
+    """run folder (None: runs/PRESET, numbered if that is taken)"""
+    steps: Count = 1000
+    """optimizer steps"""
+    batch_size: Count = 16
+    """sequences in a micro-batch"""
+    accumulate: Count = 1
+    """micro-batches whose gradients are added up for one step"""
+    seed: CountOrNone = 0
+    """the only source of chance"""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N"""
+    init: Literal["word2vec", "random"] = "word2vec"
+    """first values of the token embeddings"""
+    word2vec_epochs: Count = 5
+    """passes of word2vec over the training tokens"""
+    eval_every: Count = 100
+    """steps between two passes over the validation tokens; each also saves the model"""
+    eval_tokens: CountOrNone = 16384
+    """validation tokens in such a pass, always the same ones (0: all)"""
+    sample_every: CountOrNone = 250
+    """steps between two samples (0: only at the end)"""
+    sample_prompt: str = "The"
+    """how a sample begins"""
+    sample_tokens: CountOrNone = 60
+    """length of a sample"""
+    dry_run: bool = False
+    """print settings, parameters, tokens and memory, then stop"""
+    text: TextConfig = TextConfig()
+    """from text to token ids"""
+    model: DecoderLMConfig = DecoderLMConfig()
+    """the decoder"""
+    optim: OptimConfig = OptimConfig()
+    """AdamW, its schedule and its guard rails"""
+
+
+_tiny = TrainConfig(preset="tiny", model=MODEL_PRESETS["tiny"])
+
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": _tiny,  # about three minutes on two cores
+    "small": replace(
+        _tiny, preset="small", model=MODEL_PRESETS["small"], steps=6000, eval_every=250, sample_every=1000,
+        optim=OptimConfig(lr=6e-4, warmup_steps=200),
+    ),
+    "psyduck-60m": replace(
+        _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, eval_every=250,
+        sample_every=1000, text=TextConfig(pattern="cl100k"), init="random",
+        optim=OptimConfig(lr=3e-4, warmup_steps=0, min_lr_ratio=1.0, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
+    ),
+    "llm-small-131m": replace(
+        _tiny, preset="llm-small-131m", model=MODEL_PRESETS["llm-small-131m"], steps=24_000, batch_size=8,
+        accumulate=4, eval_every=500, sample_every=2000, init="random",
+        optim=OptimConfig(lr=5e-4, warmup_steps=2400, min_lr_ratio=0.05),
+    ),
+}  # fmt: skip

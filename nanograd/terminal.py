@@ -1,0 +1,150 @@
+"""Floor 5. What the commands share: one-line errors and exit codes, the log file, progress, a clean Ctrl-C."""
+
+import contextlib
+import logging
+import logging.config
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Main = Callable[[Sequence[str] | None], int | None]
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+def run(main: Main, argv: Sequence[str] | None = None) -> int:
+    """Call a command's `main` and turn what went wrong into one line on standard error and an exit code.
+
+    0 done, 2 bad input (ValueError, OSError) or too little memory, 130 / 143 stopped by Ctrl-C / SIGTERM.
+    """
+    try:
+        return main(argv) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, MemoryError) as error:
+        log.debug("the command failed", exc_info=error)
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without line breaks; an OSError says what failed and where."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {str(error) or 'lower --batch-size, --context-length or --d-model'}"
+    return " ".join(str(error).split())
+
+
+def configure_logging(log_file: str | Path = os.devnull) -> None:
+    """Apply logging.conf: warnings to standard error, everything from INFO up to `log_file`."""
+    here = Path(__file__).parent
+    path = next(p for p in (here / "logging.conf", here.parent / "logging.conf") if p.exists())  # installed, or a clone
+    literal = repr(str(log_file)).replace("%", "%%")  # the file's args are read as Python, after interpolation
+    logging.config.fileConfig(path, defaults={"log_file": literal}, disable_existing_loggers=False)
+
+
+def console() -> Any:
+    """A rich console on standard error: standard output is for results."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    """Yield `update(done, total)`, shown as a bar on a terminal; elsewhere `what` is printed once, with its time."""
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    screen, started = console(), time.perf_counter()
+    columns = TextColumn(what), BarColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+    screen.print(f"{what}: {time.perf_counter() - started:.1f} s")
+
+
+class TrainingDisplay:
+    """The live line of a training run; where there is no terminal, a plain line at most every ten seconds."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console, self.steps, self._printed = console(), steps, time.monotonic()
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, figures="first step …")
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(
+        self, step: int, *, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float
+    ) -> None:
+        """Show the newest figures; `val_loss` is the last one measured."""
+        figures = (
+            f"loss {loss:.3f}  val {'–' if val_loss is None else f'{val_loss:.3f}'}  {tokens_per_second:,.0f} tok/s"
+        )
+        self._bar.update(self._task, completed=step, figures=figures)
+        if not self.console.is_terminal and time.monotonic() - self._printed >= 10:
+            self._printed = time.monotonic()
+            left = seconds / step * (self.steps - step)
+            self.console.print(f"step {step}/{self.steps}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}")
+
+    def print(self, text: str) -> None:
+        """A line above the live one, taken literally."""
+        self.console.print(text, markup=False)
+
+
+class StopSignal:
+    """Inside the block the first Ctrl-C or SIGTERM only sets `exit_code`; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0  # 128 + number of the signal, once one has come
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_code:
+            raise KeyboardInterrupt
+        self.exit_code = 128 + number
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held so far, in MB (10⁶ bytes); 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

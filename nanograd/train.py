@@ -1,0 +1,263 @@
+"""Floor 6. Train a decoder language model: python -m nanograd.train
+
+With no flags: the embedded Wikipedia excerpt, a small decoder, about three minutes on two cores. The run folder then
+holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.sample RUN` continues any text with it.
+"""
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from nanograd import backend, ops, random, terminal
+from nanograd.config import from_command_line, to_toml
+from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batches
+from nanograd.generate import generate
+from nanograd.io.checkpoint import save_tokenizer, save_weights
+from nanograd.memory import check_disk, estimate_memory
+from nanograd.models import DecoderLM, count_parameters
+from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, warmup_cosine
+from nanograd.plot import draw_loss
+from nanograd.prepare import Prepared, prepare, token_folder
+from nanograd.settings import PRESETS, TrainConfig
+from nanograd.tensor import no_grad
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
+    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=__doc__ or "")
+    terminal.configure_logging()
+    backend.check_device(config.device)
+    if config.dry_run:
+        describe(config)
+        return 0
+    with run_folder(config) as out:
+        terminal.configure_logging(out / "train.log")
+        prepared = prepare(config, terminal.progress_bar)
+        return Run(config, prepared, out).train()
+
+
+@contextlib.contextmanager
+def run_folder(config: TrainConfig) -> Iterator[Path]:
+    """A new folder for this run. It vanishes again if the run ends in an error before anything was saved in it."""
+    if config.out is not None:
+        out = Path(config.out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"--out {out} is there already and not empty: choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        out = _first_free(Path("runs") / config.preset)
+    try:
+        yield out
+    except BaseException:
+        if not (out / "metrics.jsonl").exists():
+            terminal.configure_logging()  # lets go of train.log
+            for file in out.iterdir():
+                file.unlink()
+            out.rmdir()
+        raise
+
+
+def _first_free(path: Path) -> Path:
+    for number in range(1, 10_000):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            candidate.mkdir(parents=True)
+            return candidate
+    raise ValueError(f"{path}-2 … {path}-9999 are all taken: give --out")
+
+
+class Run:
+    """One training run: what it reads, what it changes, what it writes."""
+
+    def __init__(self, config: TrainConfig, prepared: Prepared, out: Path) -> None:
+        self.config, self.prepared, self.out = config, prepared, out
+        T = config.model.context_length
+        self.batches = TrainingBatches(
+            open_tokens(prepared.folder, "train"), batch_size=config.batch_size, context_length=T, seed=config.seed
+        )
+        self.validation = list(
+            validation_batches(
+                open_tokens(prepared.folder, "val"),
+                batch_size=config.batch_size,
+                context_length=T,
+                max_tokens=config.eval_tokens,
+            )
+        )
+        check_disk(out, config.model)
+        self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
+        self.model.to(config.device)
+        self.parameters = FlatParameters(self.model)
+        o = config.optim
+        self.optimizer = AdamW(self.parameters, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
+        self.unigram_loss = prepared.unigram_loss()
+        self.val_loss: float | None = None
+
+    def train(self) -> int:
+        """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
+        (self.out / "config.toml").write_text(to_toml(self.config), encoding="utf-8")
+        save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
+        log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
+        started, record = time.perf_counter(), {}
+        with (
+            terminal.StopSignal() as stop,
+            terminal.TrainingDisplay(self.config.steps) as display,
+            np.errstate(over="ignore", invalid="ignore"),  # the gradient's norm tells, in one line
+            (self.out / "metrics.jsonl").open("wb", buffering=0) as metrics,
+        ):
+            for step in range(1, self.config.steps + 1):
+                record = self.step(step)
+                last = step == self.config.steps or bool(stop.exit_code)
+                if step % self.config.eval_every == 0 or last:
+                    self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
+                record["seconds"] = time.perf_counter() - started
+                metrics.write(msgspec.json.encode(record) + b"\n")
+                if "val_loss" in record:
+                    self.save()
+                if last or (self.config.sample_every and step % self.config.sample_every == 0):
+                    display.print(f"step {step}: {self.sample(step)}")
+                display.update(
+                    step,
+                    loss=record["loss"],
+                    val_loss=self.val_loss,
+                    tokens_per_second=record["tokens_per_second"],
+                    seconds=record["seconds"],
+                )
+                if last:
+                    break
+        self.summarize(record, stopped=bool(stop.exit_code))
+        return stop.exit_code
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One optimizer step; returns its line of metrics.jsonl. Raises ValueError if the loss is not a number."""
+        config, started = self.config, time.perf_counter()
+        loss = 0.0
+        for micro in range(config.accumulate):
+            inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
+            loss += self.backward(inputs, targets) / config.accumulate
+        try:
+            grad_norm = clip_grad_norm(self.parameters, config.optim.clip_norm or math.inf)
+        except NonFiniteGradientError as error:
+            raise ValueError(f"step {step}, loss {loss}: {error}; give a lower --lr. {self.out} is kept") from None
+        lr = warmup_cosine(
+            step - 1,
+            peak=config.optim.lr,
+            warmup_steps=config.optim.warmup_steps,
+            total_steps=config.steps,
+            min_ratio=config.optim.min_lr_ratio,
+        )
+        self.optimizer.step(lr)
+        self.parameters.zero_grad()
+        tokens = config.accumulate * config.batch_size * config.model.context_length
+        seconds = time.perf_counter() - started
+        return {
+            "step": step,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens": step * tokens,
+            "tokens_per_second": tokens / seconds,
+        }
+
+    def backward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """Add one micro-batch's share to the gradients; returns its loss."""
+        device, optim = self.config.device, self.config.optim
+        loss = ops.cross_entropy(
+            self.model(backend.to_device(inputs, device)),
+            backend.to_device(targets, device),
+            label_smoothing=optim.label_smoothing,
+            z_loss=optim.z_loss,
+        )
+        (loss * (1 / self.config.accumulate)).backward()
+        return float(loss.item())
+
+    def save(self) -> None:
+        """Weights and the picture of the curve so far."""
+        save_weights(self.out, self.model)
+        draw_loss(self.out, unigram_loss=self.unigram_loss)
+
+    def sample(self, step: int) -> str:
+        """What the model says now; drawn from a stream of its own, so sampling never changes the training."""
+        tokenizer = self.prepared.tokenizer
+        prompt = [tokenizer.end_of_text_id, *tokenizer.encode(self.config.sample_prompt)]
+        ids = generate(
+            self.model,
+            prompt,
+            max_new_tokens=self.config.sample_tokens,
+            rng=random.generator(self.config.seed, f"sample {step}"),
+            temperature=0.8,
+            top_p=0.95,
+            stop_id=tokenizer.end_of_text_id,
+            allowed=tokenizer.vocab_size,
+        )
+        text = tokenizer.decode(np.array([*prompt[1:], *ids]))
+        log.info("step %d, sample: %s", step, text)
+        return text
+
+    def summarize(self, record: dict[str, Any], *, stopped: bool) -> None:
+        """A table of what was reached, and what to do next."""
+        val_loss = record["val_loss"]
+        per_byte = val_loss / math.log(2) / self.prepared.bytes_per_token()
+        rows = {
+            "training loss": f"{record['loss']:.4f} nats per token (last step)",
+            "validation loss": f"{val_loss:.4f} nats per token = {per_byte:.3f} bits per byte",
+            "unigram model": f"{self.unigram_loss:.4f} nats per token (knows only how often each token occurs)",
+            "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
+            f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
+            "parameters": f"{self.model.n_parameters():,}",
+            "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
+            "run folder": str(self.out),
+        }
+        log.info("finished: %s", rows)
+        _print_table(f"stopped at step {record['step']}, saved" if stopped else "done", rows)
+        print(f'next: python -m nanograd.sample {self.out} --prompt "{self.config.sample_prompt}"', file=sys.stderr)
+
+
+def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
+    """Mean cross-entropy in nats per token over `batches`, dropout off, no smoothing."""
+    total, count, was_training = 0.0, 0, model.training
+    model.eval()
+    with no_grad():
+        for inputs, targets in batches:
+            logits = model(backend.to_device(inputs, device))
+            total += ops.cross_entropy(logits, backend.to_device(targets, device)).item() * targets.size
+            count += targets.size
+    model.train(was_training)
+    return total / count
+
+
+def describe(config: TrainConfig) -> None:
+    """What --dry-run prints: settings, parameters, tokens, memory."""
+    folder = token_folder(config)
+    per_step = config.accumulate * config.batch_size * config.model.context_length
+    print(to_toml(config))
+    rows = {
+        "parameters": f"{count_parameters(config.model):,}",
+        "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
+        "memory": f"about {estimate_memory(config.model, config.batch_size) / 1e6:,.0f} MB",
+        "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
+    }
+    _print_table("dry run: nothing was written", rows)
+
+
+def _print_table(title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+
+    table = Table("", "", title=title, show_header=False, title_justify="left")
+    table.columns[1].overflow = "fold"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    terminal.console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.run(main))

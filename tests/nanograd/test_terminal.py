@@ -1,0 +1,92 @@
+"""Exit codes, one-line errors, the log file, Ctrl-C, the progress lines."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nanograd import terminal
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("two\nlines"), 2, "error: two lines"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "error: a.txt: No such file or directory"),
+        (OSError("the disk is full"), 2, "error: the disk is full"),
+        (MemoryError(), 2, "error: not enough memory: lower --batch-size"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_an_exit_code(error, code, line, capsys):
+    def main(argv):
+        raise error
+
+    assert terminal.run(main, []) == code
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_a_bug_is_not_hidden():
+    def main(argv):
+        raise AssertionError("bug")
+
+    with pytest.raises(AssertionError):
+        terminal.run(main, [])
+
+
+def test_success_is_0_and_a_code_is_passed_on():
+    assert terminal.run(lambda argv: None, []) == 0
+    assert terminal.run(lambda argv: 143, []) == 143
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    script = tmp_path / "talk.py"
+    script.write_text(
+        "import sys\nfrom nanograd import terminal\n"
+        "def main(argv):\n    while True: print('x' * 1000)\n"
+        "sys.exit(terminal.run(main))\n"
+    )
+    command = f"{sys.executable} {script} | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 10, "")
+
+
+@pytest.mark.parametrize("name", ["train.log", "100% 'odd' name.log"])
+def test_logging_conf_is_found_from_any_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    before = logging.getLogger().handlers[:]
+    terminal.configure_logging(tmp_path / name)
+    logging.getLogger("nanograd.test").info("hello")
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    logging.getLogger().handlers[:] = before
+    assert "INFO nanograd.test: hello" in (tmp_path / name).read_text()
+
+
+def test_the_first_signal_asks_and_the_second_stops():
+    before = signal.getsignal(signal.SIGTERM)
+    with terminal.StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exit_code == 143
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
+    with terminal.progress_bar("reading") as update:
+        update(1, 2)
+    with terminal.TrainingDisplay(steps=10) as display:
+        display._printed -= 11  # as if eleven seconds had passed
+        display.update(2, loss=1.5, val_loss=None, tokens_per_second=1234.0, seconds=30.0)
+        display.update(3, loss=1.4, val_loss=1.6, tokens_per_second=1234.0, seconds=45.0)
+        display.print("a [bold] line")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("reading: ")
+    assert lines[1] == "step 2/10  loss 1.500  val –  1,234 tok/s  ETA 2:00"
+    assert lines[2] == "a [bold] line"

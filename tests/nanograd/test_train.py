@@ -1,0 +1,224 @@
+"""The training command on a small text, from flags to files; and everything that can go wrong on the way."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from nanograd import sample, terminal, train
+from nanograd.config import from_command_line, read_toml
+from nanograd.prepare import token_folder
+from nanograd.settings import PRESETS
+
+SENTENCES = "the cat sat on the mat. a dog ran to the hut. one day it rained and the sun came out. "
+SMALL = ["--vocab-size", "280", "--context-length", "16", "--n-layers", "1", "--n-heads", "2", "--d-model", "16",
+         "--batch-size", "4", "--eval-every", "5", "--sample-every", "5", "--sample-tokens", "5", "--steps", "10",
+         "--warmup-steps", "2", "--word2vec-epochs", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Thirty documents with a little variety."""
+    folder = tmp_path_factory.mktemp("corpus")
+    words = SENTENCES.split()
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        (folder / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 120)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(corpus, tmp_path_factory):
+    return [*SMALL, "--data", str(corpus), "--cache", str(tmp_path_factory.mktemp("cache"))]
+
+
+@pytest.fixture(scope="module")
+def finished(flags, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    assert terminal.run(train.main, [*flags, "--out", str(out)]) == 0
+    return out
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_holds_what_later_work_relies_on(finished):
+    assert {p.name for p in finished.iterdir()} == {
+        "config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "loss.png", "train.log"
+    }  # fmt: skip
+    lines = records(finished)
+    assert [r["step"] for r in lines] == list(range(1, 11))
+    assert [r["step"] for r in lines if "val_loss" in r] == [5, 10]
+    for r in lines:
+        assert {"step", "loss", "tokens", "tokens_per_second", "lr", "grad_norm", "seconds"} <= r.keys()
+        assert r["tokens"] == r["step"] * 4 * 16
+    assert lines[0]["loss"] == pytest.approx(math.log(280), rel=0.05)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
+    log = (finished / "train.log").read_text()
+    assert "step 10, sample: The" in log
+
+
+def test_the_same_seed_gives_the_same_run_bit_by_bit(finished, flags, tmp_path):
+    assert terminal.run(train.main, [*flags, "--out", str(tmp_path / "b")]) == 0
+    same = ("step", "loss", "val_loss", "lr", "grad_norm", "tokens")
+    assert [[r.get(k) for k in same] for r in records(tmp_path / "b")] == [
+        [r.get(k) for k in same] for r in records(finished)
+    ]
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_the_saved_settings_repeat_the_run(finished, tmp_path):
+    out = tmp_path / "again"
+    argv = ["--config", str(finished / "config.toml"), "--out", str(out)]
+    assert terminal.run(train.main, argv) == 0
+    assert records(out)[-1]["loss"] == records(finished)[-1]["loss"]
+    assert read_toml(finished / "config.toml")["model"]["d_model"] == 16
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(flags, tmp_path):
+    runs = {"one": ["--batch-size", "8"], "four": ["--batch-size", "2", "--accumulate", "4"]}
+    for name, extra in runs.items():
+        assert terminal.run(train.main, [*flags, "--steps", "3", *extra, "--out", str(tmp_path / name)]) == 0
+    one, four = ([r["loss"] for r in records(tmp_path / name)] for name in runs)
+    np.testing.assert_allclose(one, four, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--init", "random", "--positions", "learned", "--no-tie-embeddings", "--activation", "relu"],
+        ["--pattern", "naive", "--norm", "rms_norm", "--norm-placement", "post", "--dropout", "0.1"],
+        ["--normalizer", "ascii", "--label-smoothing", "0.1", "--z-loss", "0.001", "--clip-norm", "0"],
+    ],
+)
+def test_every_kind_of_model_and_text_trains(flags, tmp_path, extra):
+    assert terminal.run(train.main, [*flags, *extra, "--steps", "4", "--out", str(tmp_path / "x")]) == 0
+    assert (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_a_token_folder_can_be_data(finished, flags, tmp_path):
+    folder = token_folder(from_command_line(PRESETS, flags, prog="train", about=""))
+    argv = [*flags, "--data", str(folder), "--steps", "10", "--out", str(tmp_path / "t")]
+    assert terminal.run(train.main, argv) == 0
+    assert records(tmp_path / "t")[-1]["loss"] == records(finished)[-1]["loss"]
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(flags, tmp_path, capsys):
+    argv = [*flags, "--preset", "psyduck-60m", "--vocab-size", "100277", "--d-model", "256", "--n-layers", "12",
+            "--n-heads", "8", "--context-length", "128", "--cache", str(tmp_path / "cache"), "--dry-run"]  # fmt: skip
+    assert terminal.run(train.main, argv) == 0
+    out, err = capsys.readouterr()
+    assert "d_model = 256" in out
+    assert "60,910,517" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sample_command_prints_the_text_alone(finished, capsys):
+    argv = [str(finished), "--prompt", "the cat", "--max-new-tokens", "8", "--seed", "3"]
+    assert terminal.run(sample.main, argv) == 0
+    first, err = capsys.readouterr()
+    assert first.startswith("the cat")
+    assert err == ""
+    assert terminal.run(sample.main, argv) == 0
+    assert capsys.readouterr().out == first
+    assert terminal.run(sample.main, [str(finished), "--prompt", "x " * 30, "--max-new-tokens", "1"]) == 0
+    assert "only the last 16 of" in capsys.readouterr().err
+
+
+def fails(main, argv, message, capsys):
+    """Exit code 2 and one line."""
+    assert terminal.run(main, argv) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert [line for line in err if line.startswith("error: ")], err
+    assert message in err[-1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--data", "nowhere.txt"], "nowhere.txt"),
+        (["--preset", "tinny"], "did you mean 'tiny'"),
+        (["--config", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["--context-length", "100000"], "--context-length 100000"),
+        (["--val-fraction", "0.0005"], "--context-length 16"),
+        (["--steps", "0"], "--steps"),
+        (["--device", "tpu"], "device 'tpu' is unknown"),
+        (["--vocab-size", "100"], "100"),
+        (["--lr", "1e30", "--clip-norm", "0"], "lower --lr"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys, extra, message):
+    out = tmp_path / "run"
+    fails(train.main, [*flags, "--out", str(out), *extra], message, capsys)
+    if "--lr" not in extra:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_contradict_each_other_are_refused(flags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main([*flags, "--out", str(tmp_path / "run"), "--n-heads", "3"])
+    assert caught.value.code == 2
+    assert "d_model 16 is not divisible by n_heads 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "content"), [("empty.txt", b""), ("binary.txt", b"\x00\x01\xff\xfe" * 100)])
+def test_an_empty_or_binary_file_is_refused(flags, tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    fails(train.main, [*flags, "--data", str(tmp_path / name), "--out", str(tmp_path / "run")], name, capsys)
+    assert {p.name for p in tmp_path.iterdir()} == {name}
+
+
+def test_a_run_folder_that_cannot_be_made_or_is_taken_is_refused(flags, tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    fails(train.main, [*flags, "--out", str(tmp_path / "file")], "there already", capsys)
+    fails(train.main, [*flags, "--out", str(tmp_path / "file" / "run")], "Not a directory", capsys)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_without_out_runs_are_numbered(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert terminal.run(train.main, [*flags, "--steps", "1"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_a_checkpoint(flags, tmp_path, number, code):
+    out = tmp_path / "run"
+    process = start(flags, out)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    last = records(out)[-1]
+    assert last["step"] < 100_000
+    assert "val_loss" in last
+    assert (out / "loss.png").exists()
+    assert f"stopped at step {last['step']}" in err
+
+
+def test_after_kill_9_the_last_checkpoint_is_whole(flags, tmp_path):
+    out = tmp_path / "run"
+    process = start(flags, out)
+    process.kill()
+    process.wait()
+    assert safetensors.numpy.load_file(out / "model.safetensors")
+    assert terminal.run(sample.main, [str(out), "--max-new-tokens", "2"]) == 0
+
+
+def start(flags, out):
+    """A long run in its own process, once it has saved its first checkpoint."""
+    argv = [sys.executable, "-m", "nanograd.train", *flags, "--steps", "100000", "--out", str(out)]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    while not (out / "loss.png").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    return process
