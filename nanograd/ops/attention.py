@@ -135,11 +135,11 @@ def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, causal: bool, sca
     p *= _scale(q, scale)
     visible = _visible(xp, p.shape, mask, causal)
     if visible is not None:
-        xp.copyto(p, -math.inf, where=~visible)
+        p += xp.where(visible, 0, -math.inf).astype(p.dtype)
     p -= finite_max(xp, p, -1)
     xp.exp(p, out=p)
     total = p.sum(axis=-1, keepdims=True)
-    p /= total + (total == 0)
+    p /= total + (total == 0)  # a row that may see nothing: 0 / 1
     return p
 
 
@@ -162,7 +162,7 @@ def _attend_backward(
     dq, dk, dv = out
     xp.matmul(drop(xp, p, *dropout).swapaxes(-1, -2), dy, out=dv)
     ds = drop(xp, xp.matmul(dy, v.swapaxes(-1, -2)), *dropout)
-    ds -= (dy * y).sum(axis=-1, keepdims=True)
+    ds -= xp.einsum("...td,...td->...t", dy, y)[..., None]
     ds *= p
     ds *= _scale(q, scale)
     xp.matmul(ds, k, out=dq)

@@ -77,19 +77,18 @@ def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
 @primitive
 def power(xp: ArrayModule, a: Array, b: Array) -> Value:
     """y = aᵇ; b is a number or an array"""
-    y = a**b
-    return y, (a, b, y)
+    return a**b, (a, b)
 
 
 @power.backward
-def _(xp: ArrayModule, dy: Array, a: Array, b: Array, y: Array, *, needs: Needs) -> Any:
+def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
     """da = dy b aᵇ⁻¹ (0 where b = 0),  db = dy aᵇ ln a (0 where a = 0: there aᵇ is constant in b)"""
     da = db = None
     if needs[0]:
         da = dy * (b * a ** (b - 1 + (b == 0)))  # where b = 0 the exponent is 0, not −1: 0 · 0⁻¹ would be nan
     if needs[1]:
-        base = xp.asarray(a, dtype=dy.dtype)
-        db = dy * y * xp.log(base + (base == 0))
+        a = xp.asarray(a, dtype=dy.dtype)  # the logarithm of a plain number would be a float64
+        db = dy * a**b * xp.log(a + (a == 0))
     return da, db
 
 
@@ -162,7 +161,7 @@ def maximum(xp: ArrayModule, a: Array, b: Array) -> Value:
 @maximum.backward
 def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
     share = 0.5 * ((a > b).astype(dy.dtype) + (a >= b))
-    return dy * share, dy * (1 - share)
+    return dy * share if needs[0] else None, dy * (1 - share) if needs[1] else None
 
 
 @primitive
@@ -174,7 +173,7 @@ def minimum(xp: ArrayModule, a: Array, b: Array) -> Value:
 @minimum.backward
 def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
     share = 0.5 * ((a < b).astype(dy.dtype) + (a <= b))
-    return dy * share, dy * (1 - share)
+    return dy * share if needs[0] else None, dy * (1 - share) if needs[1] else None
 
 
 @primitive
@@ -189,8 +188,8 @@ def _(
     xp: ArrayModule, dy: Array, x: Array, *, low: float | None = None, high: float | None = None, needs: Needs
 ) -> Any:
     """dx = dy inside the bounds and on them, 0 outside"""
-    dx = dy if low is None else xp.where(x >= low, dy, 0)
-    return dx if high is None else xp.where(x <= high, dx, 0)
+    dx = dy if low is None else dy * (x >= low)
+    return dx if high is None else dx * (x <= high)
 
 
 @primitive
@@ -201,7 +200,7 @@ def where(xp: ArrayModule, condition: Array, a: Array, b: Array) -> Value:
 
 @where.backward
 def _(xp: ArrayModule, dy: Array, condition: Array, *, needs: Needs) -> Any:
-    return None, xp.where(condition, dy, 0), xp.where(condition, 0, dy)
+    return None, xp.where(condition, dy, 0) if needs[1] else None, xp.where(condition, 0, dy) if needs[2] else None
 
 
 @primitive

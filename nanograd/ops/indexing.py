@@ -49,6 +49,8 @@ def embedding(xp: ArrayModule, weight: Array, ids: Array) -> Value:
 @embedding.backward
 def _(xp: ArrayModule, dy: Array, shape: tuple[int, ...], ids: Array, *, needs: Needs) -> Any:
     """dweight[i] = Σ of the dy rows whose id is i"""
-    dweight = xp.zeros(shape, dy.dtype)
-    xp.add.at(dweight, ids, dy)
-    return dweight, None
+    V, C = shape
+    places = ids.reshape(-1, 1).astype(np.int64) * C + xp.arange(C)  # in the flat dweight: (N, C)
+    dweight = xp.zeros(V * C, dy.dtype)
+    xp.add.at(dweight, places.reshape(-1), dy.reshape(-1))  # NumPy's add.at is several times faster in 1-D
+    return dweight.reshape(V, C), None

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.ops.reduction import accumulator, finite_max
+from nanograd.ops.reduction import accumulator, log_sum_exp
 from nanograd.primitive import Needs, Value, primitive
 
 
@@ -30,8 +30,7 @@ def cross_entropy(
     real = t != ignore_index
     t = xp.where(real, t, 0)
     wide = accumulator(z.dtype)
-    m = finite_max(xp, z, 1)
-    lse = xp.log(xp.exp(z - m).sum(axis=1, dtype=wide)) + m[:, 0]  # (N,)
+    lse = _log_sum_exp_of_rows(xp, z)  # (N,)
     each = lse - (1 - label_smoothing) * z[xp.arange(t.size), t]
     if label_smoothing:
         each -= label_smoothing * z.mean(axis=1, dtype=wide)
@@ -67,9 +66,18 @@ def _(
     return dz.astype(logits.dtype, copy=False).reshape(logits.shape), None
 
 
+def _log_sum_exp_of_rows(xp: ArrayModule, z: Array) -> Array:
+    """(N, V) → (N,). NumPy takes a few rows at a time: no second (N, V) array, and what is computed stays in cache"""
+    step = max(1, 2**18 // z.shape[1] if xp is np else len(z))
+    lse = xp.empty(len(z), accumulator(z.dtype))
+    for i in range(0, len(z), step):
+        lse[i : i + step] = log_sum_exp(xp, z[i : i + step], 1)[:, 0]
+    return lse
+
+
 def _check(xp: ArrayModule, logits: Array, targets: Array, ignore_index: int) -> None:
     """Wrong shapes would broadcast, wrong ids read another logit: refuse both. Ids are looked at on a CPU only."""
-    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu":
+    if targets.shape != logits.shape[:-1] or targets.dtype.kind not in "iu" or not logits.shape[-1]:
         raise ValueError("logits (…, V) need integer targets (…)")
     if xp is np:
         wrong = ((targets < 0) | (targets >= logits.shape[-1])) & (targets != ignore_index)
