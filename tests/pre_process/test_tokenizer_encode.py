@@ -131,7 +131,7 @@ def test_broken_utf8_becomes_the_replacement_character() -> None:
 
 @pytest.mark.parametrize("wrong", [[700], [-1], [0.5], [[1, 2]], 3, ["a"], [True], [2**70], np.zeros((0, 2))])
 def test_ids_that_do_not_exist_are_refused(wrong) -> None:
-    with pytest.raises(TokenizerError, match="outside the vocabulary|row of integer ids"):
+    with pytest.raises(TokenizerError, match=r"outside the vocabulary|row of integer ids"):
         texts.trained("gpt2").decode(wrong)
 
 

@@ -1,4 +1,4 @@
-"""Real text for the tokenizer's tests: what every install holds, and Shakespeare where NANOGRAD_DATA has it."""
+"""Real text for the tokenizer's tests (what every install holds; Shakespeare where NANOGRAD_DATA has it), helpers."""
 
 import argparse
 import functools
@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import os
 import pydoc_data.topics
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,23 @@ def _news() -> Path:
     return Path(spec.origin).parent / "test" / "test_data" / "lee_background.cor"
 
 
+def refusal(call: Callable[[], object]) -> str:
+    """The message of the ValueError that `call` raises; fails if it raises none or more than one line."""
+    with pytest.raises(ValueError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
 @functools.cache
 def trained(pattern: str, vocab_size: int = 700) -> Tokenizer:
     """A small tokenizer that several tests share."""
     return Tokenizer.train(documents("news")[:100], vocab_size=vocab_size, pattern=pattern)  # type: ignore[arg-type]
+
+
+@functools.cache
+def tiny(pattern: str = "gpt2") -> Tokenizer:
+    """268 tokens, few of them merged: its file is small."""
+    documents = ["low lower lowest ééé"]
+    return Tokenizer.train(documents, vocab_size=268, pattern=pattern, min_frequency=1)  # type: ignore[arg-type]
