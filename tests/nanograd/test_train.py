@@ -148,7 +148,7 @@ def fails(main, argv, message, capsys):
         (["--preset", "tinny"], "did you mean 'tiny'"),
         (["--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--context-length", "100000"], "--context-length 100000"),
-        (["--val-fraction", "0.0005"], "--context-length 16"),
+        (["--val-fraction", "0.005", "--context-length", "300"], "--context-length 300"),
         (["--steps", "0"], "--steps"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--vocab-size", "100"], "100"),
