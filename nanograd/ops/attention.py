@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.ops.dropout import Key, drop
+from nanograd.ops.dropout import Key, drop, kept
 from nanograd.ops.reduction import finite_max
 from nanograd.primitive import Needs, Value, primitive
 
@@ -30,8 +30,10 @@ def attention(
     scale: float | None = None,
 ) -> Value:
     """y = drop(softmax(s q kᵀ)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D), mask or None → (…, T, D)"""
-    y = xp.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
-    p = _attend(xp, query, key, value, mask, causal, (dropout, dropout_key), scale, out=y)
+    if key.shape[:-1] != value.shape[:-1]:
+        raise ValueError("key and value must agree in all axes but the last")
+    p = _weights(xp, query, key, mask, causal, scale)
+    y = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), value)
     return y, (query, key, value, p, y)
 
 
@@ -51,9 +53,8 @@ def _(
     scale: float | None = None,
     needs: Needs,
 ) -> Any:
-    dq, dk, dv = (xp.empty(x.shape, x.dtype) for x in (query, key, value))
-    _attend_backward(xp, dy, query, key, value, p, y, (dropout, dropout_key), scale, out=(dq, dk, dv))
-    return dq, dk, dv, None
+    keep = kept(xp, p.shape, dropout, dropout_key)
+    return *_pullback(xp, dy, query, key, value, p, y, keep, dropout, scale), None
 
 
 @primitive
@@ -69,12 +70,12 @@ def packed_attention(
     scale: float | None = None,
 ) -> Value:
     """Self-attention of H heads.   qkv (B, T, 3C), C = H · D: queries, keys, values, each head by head → (B, T, C)"""
-    B, T, width = qkv.shape
-    if width % (3 * n_heads):
-        raise ValueError(f"the last axis must be 3 · n_heads · D, n_heads={n_heads}")
+    if qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
+        raise ValueError(f"qkv must be (B, T, 3 · n_heads · D), n_heads={n_heads}")
     q, k, v = _heads(qkv, 3, n_heads)
-    y = xp.empty((B, T, width // 3), qkv.dtype)
-    p = _attend(xp, q, k, v, mask, causal, (dropout, dropout_key), scale, out=_heads(y, 1, n_heads)[0])
+    p = _weights(xp, q, k, mask, causal, scale)
+    y = xp.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
+    _heads(y, 1, n_heads)[0][...] = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), v)
     return y, (qkv, p, y)
 
 
@@ -93,10 +94,12 @@ def _(
     scale: float | None = None,
     needs: Needs,
 ) -> Any:
-    q, k, v = _heads(qkv, 3, n_heads)
     dqkv = xp.empty(qkv.shape, qkv.dtype)
-    dy, y = _heads(dy, 1, n_heads)[0], _heads(y, 1, n_heads)[0]
-    _attend_backward(xp, dy, q, k, v, p, y, (dropout, dropout_key), scale, out=_heads(dqkv, 3, n_heads))
+    keep = kept(xp, p.shape, dropout, dropout_key)
+    (dy,), (y,) = _heads(dy, 1, n_heads), _heads(y, 1, n_heads)
+    gradients = _pullback(xp, dy, *_heads(qkv, 3, n_heads), p, y, keep, dropout, scale)
+    for part, gradient in zip(_heads(dqkv, 3, n_heads), gradients, strict=True):
+        part[...] = gradient
     return dqkv, None
 
 
@@ -108,34 +111,15 @@ def attention_weights(
     return _weights(xp, query, key, mask, causal, scale), ()
 
 
-def _attend(
-    xp: ArrayModule,
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Array,
-    causal: bool,
-    dropout: tuple[float, Key | None],
-    scale: float | None,
-    out: Array,
-) -> Array:
-    """Write y = drop(p) v into `out` and return p."""
-    if k.shape[:-1] != v.shape[:-1]:
-        raise ValueError("key and value must agree in all axes but the last")
-    p = _weights(xp, q, k, mask, causal, scale)
-    xp.matmul(drop(xp, p, *dropout), v, out=out)
-    return p
-
-
 def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, causal: bool, scale: float | None) -> Array:
-    """p = softmax(s q kᵀ) over the keys that may be seen; computed in one buffer"""
-    if q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
+    """p = softmax(s q kᵀ) over the keys that may be seen, computed in one buffer"""
+    if q.ndim < 2 or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError("query (…, T, D) needs key (…, S, D)")
     p = xp.matmul(q, k.swapaxes(-1, -2))  # (…, T, S)
     p *= _scale(q, scale)
     visible = _visible(xp, p.shape, mask, causal)
     if visible is not None:
-        p += xp.where(visible, 0, -math.inf).astype(p.dtype)
+        xp.copyto(p, -math.inf, where=~visible)
     p -= finite_max(xp, p, -1)
     xp.exp(p, out=p)
     total = p.sum(axis=-1, keepdims=True)
@@ -143,7 +127,7 @@ def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, causal: bool, sca
     return p
 
 
-def _attend_backward(
+def _pullback(
     xp: ArrayModule,
     dy: Array,
     q: Array,
@@ -151,22 +135,20 @@ def _attend_backward(
     v: Array,
     p: Array,
     y: Array,
-    dropout: tuple[float, Key | None],
+    keep: Array | None,
+    dropout: float,
     scale: float | None,
-    out: tuple[Array, Array, Array],
-) -> None:
+) -> tuple[Array, Array, Array]:
     """dv = drop(p)ᵀ dy,  dp = drop(dy vᵀ),  ds = s p ⊙ (dp − Σ dp ⊙ p),  dq = ds k,  dk = dsᵀ q
 
-    Σ dp ⊙ p over the keys is Σ dy ⊙ y over the head's width, which is shorter (FlashAttention, arXiv:2205.14135).
+    Σ dp ⊙ p over the keys is Σ dy ⊙ y over the width of the head, which is shorter (FlashAttention, arXiv:2205.14135).
     """
-    dq, dk, dv = out
-    xp.matmul(drop(xp, p, *dropout).swapaxes(-1, -2), dy, out=dv)
-    ds = drop(xp, xp.matmul(dy, v.swapaxes(-1, -2)), *dropout)
+    dv = xp.matmul(drop(p, keep, dropout).swapaxes(-1, -2), dy)
+    ds = drop(xp.matmul(dy, v.swapaxes(-1, -2)), keep, dropout)
     ds -= xp.einsum("...td,...td->...t", dy, y)[..., None]
     ds *= p
     ds *= _scale(q, scale)
-    xp.matmul(ds, k, out=dq)
-    xp.matmul(ds.swapaxes(-1, -2), q, out=dk)
+    return xp.matmul(ds, k), xp.matmul(ds.swapaxes(-1, -2), q), dv
 
 
 def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, causal: bool) -> Array:
@@ -183,9 +165,8 @@ def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, causal: bool)
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    return len(shape) <= len(target) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(target), strict=False)
-    )
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
 
 
 def _scale(q: Array, scale: float | None) -> float:

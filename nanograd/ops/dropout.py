@@ -11,29 +11,35 @@ Key: TypeAlias = tuple[int, int]  # from nanograd.random.DropoutKeys
 
 @primitive
 def dropout(xp: ArrayModule, x: Array, *, p: float, key: Key | None) -> Value:
-    """y = x / (1 − p) with probability 1 − p, else 0; the mean stays.   Srivastava et al. 2014
+    """y = x / (1 − p) with probability 1 − p, else 0: the mean stays.   Srivastava et al. 2014
 
     The same key draws the same mask, on CPU and GPU alike. Raises ValueError for p outside [0, 1].
     """
-    return drop(xp, x, p, key), ()
+    return drop(x, kept(xp, x.shape, p, key), p), ()
 
 
 @dropout.backward
 def _(xp: ArrayModule, dy: Array, *, p: float, key: Key | None, needs: Needs) -> Any:
-    return drop(xp, dy, p, key)
+    return drop(dy, kept(xp, dy.shape, p, key), p)
 
 
-def drop(xp: ArrayModule, x: Array, p: float, key: Key | None) -> Array:
-    """The formula itself: linear in x, so value and gradient are the same map. p = 0 returns x, not a copy."""
+def kept(xp: ArrayModule, shape: tuple[int, ...], p: float, key: Key | None) -> Array | None:
+    """Which elements stay: a boolean array, or None (all of them) for p = 0."""
     if not 0 <= p <= 1:
         raise ValueError(f"p is a probability, not {p}")
     if p == 0:
-        return x
+        return None
     if p == 1:
-        return xp.zeros_like(x)
+        return xp.zeros(shape, bool)
     if key is None:
-        raise ValueError(f"p={p} needs a key: dropout_keys.next()")
-    keep = random_words(xp, x.shape, key) >= int(p * 2**32)
-    y = x * (1 / (1 - p))
-    y *= keep
+        raise ValueError(f"p={p} needs a key: DropoutKeys.next()")
+    return random_words(xp, shape, key) >= int(p * 2**32)
+
+
+def drop(x: Array, keep: Array | None, p: float) -> Array:
+    """x ⊙ keep / (1 − p): linear in x, so value and gradient are the same map. Without a mask x itself, not a copy."""
+    if keep is None:
+        return x
+    y = x * keep
+    y *= 1 / (1 - p) if p < 1 else 0.0
     return y
