@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from nanograd.models import DecoderLM, DecoderLMConfig
 
+torch.set_num_threads(1)  # the models are tiny: a second thread would only wait
+
 ACTIVATIONS = {
     "gelu": functional.gelu,
     "gelu-tanh": lambda x: functional.gelu(x, approximate="tanh"),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nanograd import backend
+from nanograd.backend import Array
 from nanograd.optim.flat import FlatParameters
 
 CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: five float32 arrays fit the L2 cache; few launches, little scratch
@@ -71,16 +72,25 @@ class AdamW:
 
     def state_dict(self) -> dict[str, Any]:
         """'steps', and 'm.NAME' and 'v.NAME' for each parameter: NumPy arrays, on the CPU the live ones."""
-        state: dict[str, Any] = {"steps": np.asarray(self.steps)}
-        for letter, flat in (("m", self.m), ("v", self.v)):
-            state |= {f"{letter}.{name}": backend.to_host(view) for name, view in self.flat.split(flat).items()}
-        return state
+        return {"steps": np.asarray(self.steps)} | {name: backend.to_host(view) for name, view in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises ValueError if names or shapes differ from the model's."""
-        if "steps" not in state:
-            raise ValueError("optimizer state: steps is missing")
-        for letter, flat in (("m.", self.m), ("v.", self.v)):
-            own = {name.removeprefix(letter): array for name, array in state.items() if name.startswith(letter)}
-            self.flat.fill(flat, own)
+        """Continue where `state_dict` was taken. Raises ValueError, before any change, if names or shapes misfit."""
+        views = self._state()
+        for name in ("steps", *views):
+            if name not in state:
+                raise ValueError(f"optimizer state: {name} is missing")
+        for name, view in views.items():
+            if tuple(state[name].shape) != view.shape:
+                raise ValueError(
+                    f"optimizer state: {name} has shape {tuple(state[name].shape)}, the model's is {view.shape}"
+                )
+        for name, view in views.items():
+            view[...] = backend.to_device(state[name], backend.device_of(view))
         self.steps = int(state["steps"])
+
+    def _state(self) -> dict[str, Array]:
+        means = {"m": self.m, "v": self.v}
+        return {
+            f"{letter}.{name}": view for letter, flat in means.items() for name, view in self.flat.split(flat).items()
+        }

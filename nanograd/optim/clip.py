@@ -7,7 +7,7 @@ import numpy as np
 from nanograd import backend
 from nanograd.optim.flat import FlatParameters
 
-CHUNK = 1 << 20  # squares are summed in the arrays' dtype inside a chunk, in float64 across chunks
+ROW = 1024  # squares are summed in the gradients' dtype inside a row, in float64 over rows
 
 
 class NonFiniteGradientError(ArithmeticError):
@@ -19,12 +19,13 @@ class NonFiniteGradientError(ArithmeticError):
 
 
 def grad_norm(flat: FlatParameters) -> float:
-    """‖g‖₂ over all parameters."""
-    xp, gradients = backend.array_module(flat.gradients), flat.gradients
+    """‖g‖₂ over all parameters. One float32 dot product over 13 million of them would be off in the third digit."""
+    xp, g = backend.array_module(flat.gradients), flat.gradients
+    whole = len(g) - len(g) % ROW
+    rows, rest = g[:whole].reshape(-1, ROW), g[whole:]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead
-        chunks = (gradients[start : start + CHUNK] for start in range(0, len(gradients), CHUNK))
-        squares = xp.stack([xp.dot(chunk, chunk) for chunk in chunks])
-    return math.sqrt(float(squares.astype(xp.float64).sum()))
+        squares = xp.einsum("ij,ij->i", rows, rows).astype(xp.float64).sum() + xp.dot(rest, rest)
+    return math.sqrt(float(squares))
 
 
 def clip_grad_norm(flat: FlatParameters, max_norm: float) -> float:

@@ -7,8 +7,7 @@ After packing, `parameter.data` and `parameter.grad` are views. `backward` adds 
 norm, an optimiser is a few passes over one array, and an all-reduce would be one call.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nanograd import backend
 from nanograd.backend import Array
@@ -42,24 +41,14 @@ class FlatParameters:
 
     def split(self, flat: Array) -> dict[str, Array]:
         """name → view into `flat` (N,) with the shape of that parameter."""
-        return {name: flat[where].reshape(shape) for name, where, shape in self._places()}
+        return {name: flat[where].reshape(shape) for name, where, shape in self.places()}
 
-    def _places(self) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+    def places(self) -> Iterator[tuple[str, slice, tuple[int, ...]]]:
+        """(name, slice of the flat arrays, shape) for each parameter, in their order there."""
         start = 0
         for name, parameter in self.named.items():
             yield name, slice(start, start + parameter.size), parameter.shape
             start += parameter.size
-
-    def fill(self, flat: Array, arrays: Mapping[str, Any]) -> None:
-        """The way back of `split`: copy name → array into `flat`. Raises ValueError, before any copy, on a misfit."""
-        views = self.split(flat)
-        for name, view in views.items():
-            if name not in arrays:
-                raise ValueError(f"optimizer state: {name} is missing")
-            if tuple(arrays[name].shape) != view.shape:
-                raise ValueError(f"optimizer state: {name} has shape {arrays[name].shape}, the model {view.shape}")
-        for name, view in views.items():
-            view[...] = backend.to_device(arrays[name], backend.device_of(view))
 
     def zero_grad(self) -> None:
         """All gradients to zero, in one pass."""

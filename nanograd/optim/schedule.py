@@ -11,6 +11,6 @@ def warmup_cosine(step: int, *, peak: float, warmup_steps: int, total_steps: int
     """
     done = step + 1
     if done <= warmup_steps:
-        return peak * done / warmup_steps
+        return peak * (done / warmup_steps)
     progress = min(1.0, (done - warmup_steps) / max(1, total_steps - warmup_steps))
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
