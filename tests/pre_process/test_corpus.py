@@ -1,5 +1,6 @@
 """Reading text: the excerpt reads like an encyclopaedia, sources say in one line what is wrong with them."""
 
+import bz2
 import json
 import re
 import tracemalloc
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pre_process.corpus import CorpusError, describe, documents, fingerprint
+from pre_process.corpus import CorpusError, describe, documents, fingerprint, wikipedia
 from pre_process.corpus.templates import template_text
 from pre_process.corpus.wikitext import plain_text
 
@@ -73,6 +74,13 @@ def test_what_is_no_prose_goes(wikitext: str) -> None:
 def test_headings_stay_where_prose_is_below_them() -> None:
     wikitext = f"{LONG}\n== One ==\n=== Empty ===\n* x\n=== Full ===\n{LONG}\n==Notes==\n{LONG}\n==Two==\n{LONG}"
     assert plain_text(wikitext).split("\n\n") == [LONG, "One", "Full", LONG, "Two", LONG]
+
+
+def test_what_announces_nothing_goes() -> None:
+    assert plain_text(f"== One ==\n=== Below one ===\n* x\n== Two ==\n{LONG}") == f"Two\n\n{LONG}"
+    lead_in = "The kinds of it are the following:"
+    assert plain_text(f"{lead_in}\n* one\n* two\n\n{LONG}") == LONG
+    assert plain_text(f"{lead_in}\n* {LONG}") == f"{lead_in}\n\n{LONG}"
 
 
 @given(st.text(st.sampled_from("[]{}|'=<>ref/ab.:*#!&;\n math"), max_size=200))
@@ -208,12 +216,22 @@ def test_describe() -> None:
     assert re.fullmatch(r"English Wikipedia excerpt \(gensim [\d.]+\)", describe(None))
 
 
+def test_only_articles_of_the_dump_are_read(tmp_path: Path) -> None:
+    def page(title: str, namespace: int, more: str = "") -> str:
+        return (
+            f"<page><title>{title}</title><ns>{namespace}</ns>{more}<revision><text>{title}!</text></revision></page>"
+        )
+
+    pages = page("Article", 0) + page("Talk", 1) + page("Moved", 0, "<redirect title='Article' />") + page("Other", 0)
+    dump = f"<mediawiki xmlns='http://www.mediawiki.org/xml/export-0.10/'>{pages}</mediawiki>"
+    (tmp_path / "dump.bz2").write_bytes(bz2.compress(dump.encode()))
+    assert list(wikipedia._pages(tmp_path / "dump.bz2")) == [("Article", "Article!"), ("Other", "Other!")]
+
+
 @pytest.mark.parametrize("broken", [b"not bz2", None])
 def test_a_gensim_without_a_readable_dump(
     broken: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pre_process.corpus import wikipedia
-
     path = tmp_path / "dump.bz2"
     if broken is None:
         path.write_bytes(wikipedia.dump_path().read_bytes()[:50_000])

@@ -52,6 +52,8 @@ def test_new_folder_is_invisible_until_it_is_complete(tmp_path: Path) -> None:
         (new / "a").write_bytes(b"1")
         assert not target.exists()
     assert (target / "a").read_bytes() == b"1"
+    (tmp_path / "ordinary").mkdir()
+    assert target.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
 
 

@@ -43,6 +43,7 @@ def test_a_vector_is_the_tokens_row_and_its_position(fitted: PreProcess) -> None
     assert not vectors[~mask].any()
     assert mask[1].tolist() == [False] * (mask.shape[1] - 1) + [True]  # padded on the left
     assert (ids[~mask] == fitted.tokenizer.pad_id).all()
+    assert not fitted.embeddings[fitted.tokenizer.pad_id].any()
 
 
 @given(texts=st.lists(st.text(max_size=5), min_size=1, max_size=4))

@@ -105,6 +105,11 @@ def test_a_document_keeps_its_side_when_others_come(tmp_path: Path) -> None:
     assert len(moved) <= 3  # the limit shifts a little; a new shuffle would move about 28
 
 
+def test_training_keeps_a_document_however_large_the_fraction(tmp_path: Path) -> None:
+    write(tmp_path / "t", articles(2), val_fraction=0.95)
+    assert len(read(tmp_path / "t", "train")) == len(read(tmp_path / "t", "val")) == 1
+
+
 def test_copies_never_straddle(tmp_path: Path) -> None:
     texts = articles(40) * 5
     write(tmp_path / "t", texts, val_fraction=0.2)

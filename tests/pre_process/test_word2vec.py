@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     texts = sentences(300)
     first = train(texts, seed=3)
     np.testing.assert_array_equal(first, train(texts, seed=3))
-    assert not np.array_equal(first, train(texts, seed=4))
+    assert not np.equal(first, train(texts, seed=4)).all(axis=1)[count_tokens(texts, VOCAB) > 0].any()
 
 
 def test_tokens_never_seen_get_the_mean_length_and_pads_nothing() -> None:
@@ -85,10 +85,10 @@ def test_tokens_never_seen_get_the_mean_length_and_pads_nothing() -> None:
 
 def test_what_stands_after_the_first_ten_thousand_tokens_counts() -> None:
     """gensim drops the rest of a sentence of more than 10,000 words."""
-    late = np.concatenate([np.zeros(10_500, int), np.tile([1, 2, 3], 500)])
-    vectors = train_embeddings([late], vocab_size=4, d_model=16, epochs=5)
-    first_values = 0.5 / np.sqrt(16)  # as gensim draws them: uniform within ±0.5 / d_model
-    assert np.linalg.norm(vectors[1:], axis=1).min() > 2 * first_values
+    late = np.concatenate([np.arange(10_500) % 1500 + 4, np.tile([1, 2, 3], 500)])
+    vectors = train_embeddings([late], vocab_size=1504, d_model=16, epochs=5)
+    untrained = 0.5 / np.sqrt(16)  # gensim's first values are uniform within ±0.5 / d_model
+    assert np.linalg.norm(vectors[1:4], axis=1).min() > 2 * untrained
 
 
 def test_progress_counts_epochs() -> None:
