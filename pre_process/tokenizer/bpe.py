@@ -9,17 +9,19 @@ The idea on Wikipedia's example, "aaabdaaabac". The most frequent pair of neighb
 
 Text is not one string but a table of pieces (words) with counts, so a merge never crosses a word border, and a word
 that occurs 10,000 times is handled once. Counting all pairs anew for each merge would be quadratic; here the counts are
-kept: a merge only visits the words that hold its pair. Not done here: applying the merges to new text (encoder.py).
+kept: a merge visits the places of its pair and changes the counts beside them. Not done here: applying the merges to
+new text (encoder.py).
 
 Ties go to the smaller left id, then the smaller right id: Hugging Face's rule, so that the merges are theirs.
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 Pair = tuple[int, int]
+_EDGE = -1  # stands where a word ends, and where a symbol has been merged away
 
 
 def learn_merges(
@@ -33,7 +35,7 @@ def learn_merges(
     """The first `n_merges` merges of `words` (symbol ids → how often); merge i makes the symbol `first_id + i`.
 
     Fewer come back when the best pair is rarer than max(1, min_frequency). `progress(done, n_merges)` after each merge.
-    Time: a word is rewritten once for each merge inside it, so it is linear in the distinct words, not in the text.
+    The time goes with the symbols of the distinct words, each of which is merged away once at most.
     """
     table = _PairTable(words)
     merges: list[Pair] = []
@@ -48,31 +50,28 @@ def learn_merges(
     return merges
 
 
-def merge(word: Sequence[int], pair: Pair, new_id: int) -> list[int]:
-    """`word` with each `pair` replaced by `new_id`, left to right without overlap: aaa → Za, not aZ."""
-    merged, i = [], 0
-    while i < len(word):
-        if tuple(word[i : i + 2]) == pair:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged
-
-
 class _PairTable:
-    """Every pair of neighbours: how often it occurs and in which words; a heap finds the most frequent one."""
+    """Every pair of neighbours: how often it occurs and where; a heap finds the most frequent one.
+
+    All words lie behind each other in one list of symbols, an edge before, between and behind them; each symbol is
+    linked to its neighbours. A merge writes the new symbol over the left one and unlinks the right one, so it costs
+    the same in a word of a thousand symbols as in a word of two.
+    """
 
     def __init__(self, words: Mapping[tuple[int, ...], int]) -> None:
-        self._words: list[Sequence[int]] = list(words)
-        self._frequency = list(words.values())
+        self._symbols = [_EDGE]
+        self._weight = [0]  # how often the word around each symbol occurs
+        for word, count in words.items():
+            self._symbols += (*word, _EDGE)
+            self._weight += [count] * (len(word) + 1)
+        self._before = list(range(-1, len(self._symbols) - 1))
+        self._after = list(range(1, len(self._symbols) + 1))
         self._count: dict[Pair, int] = defaultdict(int)
-        self._words_with: dict[Pair, set[int]] = defaultdict(set)
-        for index, word in enumerate(self._words):
-            for pair in pairwise(word):
-                self._count[pair] += self._frequency[index]
-                self._words_with[pair].add(index)
+        self._places: dict[Pair, list[int]] = defaultdict(list)  # where its left symbol is, or was; ascending
+        for place, pair in enumerate(pairwise(self._symbols)):
+            if _EDGE not in pair:
+                self._count[pair] += self._weight[place]
+                self._places[pair].append(place)
         self._heap = [(-count, pair) for pair, count in self._count.items()]
         heapq.heapify(self._heap)
 
@@ -87,25 +86,28 @@ class _PairTable:
             count = self._count[pair]
             if count == -negative_count:
                 return pair, count
-            if count > 0:
-                heapq.heappush(self._heap, (-count, pair))
+            heapq.heappush(self._heap, (-count, pair))
         return (0, 0), 0
 
     def replace(self, pair: Pair, new_id: int) -> None:
-        """Write `new_id` for `pair` in every word and keep the counts of the pairs around it."""
+        """Write `new_id` for `pair` everywhere, from left to right without overlap: aaa → Za, not aZ."""
+        symbols, before, after = self._symbols, self._before, self._after
         born: set[Pair] = set()
-        for index in self._words_with.pop(pair):
-            old = self._words[index]
-            new = self._words[index] = merge(old, pair, new_id)
-            if len(new) == len(old):
-                continue  # another merge has eaten the pair in this word
-            for lost in pairwise(old):
-                self._count[lost] -= self._frequency[index]
-            for kept in pairwise(new):
-                self._count[kept] += self._frequency[index]
-                if new_id in kept:
-                    self._words_with[kept].add(index)
-                    born.add(kept)
+        for left in self._places.pop(pair):
+            right = after[left]
+            if (symbols[left], symbols[right]) != pair:
+                continue  # another merge has eaten a part of it
+            far_left, far_right = before[left], after[right]
+            self._count[symbols[far_left], symbols[left]] -= self._weight[left]
+            self._count[symbols[right], symbols[far_right]] -= self._weight[left]
+            symbols[left], symbols[right] = new_id, _EDGE
+            after[left], before[far_right] = far_right, left
+            for place in (far_left, left):
+                neighbours = symbols[place], symbols[after[place]]
+                if _EDGE not in neighbours:
+                    self._count[neighbours] += self._weight[left]
+                    self._places[neighbours].append(place)
+                    born.add(neighbours)
         del self._count[pair]
         for neighbours in born:
             heapq.heappush(self._heap, (-self._count[neighbours], neighbours))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -10,11 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pre_process.tokenizer import Tokenizer, TokenizerError
-from pre_process.tokenizer.bpe import learn_merges, merge
+from pre_process.tokenizer.bpe import learn_merges
 from pre_process.tokenizer.pre_tokenize import PATTERNS
 from tests.pre_process import tokenizer_texts as texts
 
 SPECIALS = ["<|pad|>", "<|endoftext|>"]
+
+
+def merge(word: Sequence[int], pair: tuple[int, int], new_id: int) -> tuple[int, ...]:
+    """`word` with each `pair` replaced by `new_id`, left to right without overlap."""
+    merged: list[int] = []
+    i = 0
+    while i < len(word):
+        hit = tuple(word[i : i + 2]) == pair
+        merged.append(new_id if hit else word[i])
+        i += 2 if hit else 1
+    return tuple(merged)
 
 
 def recount_everything(words: dict[tuple[int, ...], int], n_merges: int, first_id: int, min_frequency: int):
@@ -33,7 +44,7 @@ def recount_everything(words: dict[tuple[int, ...], int], n_merges: int, first_i
         merges.append(best)
         merged: Counter[tuple[int, ...]] = Counter()
         for word, count in words.items():
-            merged[tuple(merge(word, best, new_id))] += count
+            merged[merge(word, best, new_id)] += count
         words = merged
     return merges
 
@@ -45,15 +56,14 @@ def test_the_example_of_the_encyclopaedia() -> None:
     merges = learn_merges({word: 1}, n_merges=3, first_id=z)
     assert merges == [(a, a), (a, b), (z, y)]
     for pair, new_id in zip(merges, (z, y, x), strict=True):
-        word = tuple(merge(word, pair, new_id))
+        word = merge(word, pair, new_id)
     assert word == (x, d, x, a, c)
 
 
 def test_runs_merge_from_the_left_without_overlap() -> None:
-    assert merge([1, 1, 1], (1, 1), 9) == [9, 1]
-    assert merge([1, 1, 1, 1, 2, 1], (1, 1), 9) == [9, 9, 2, 1]
-    assert merge([2, 1, 2, 1, 2], (2, 1), 9) == [9, 9, 2]
-    assert merge([], (1, 1), 9) == []
+    """aaa → Za: the pair (Z, a) is left over, (a, Z) never occurs; aaaa → ZZ."""
+    assert learn_merges({(0, 0, 0): 1}, n_merges=9, first_id=1) == [(0, 0), (1, 0)]
+    assert learn_merges({(0, 0, 0, 0): 1}, n_merges=9, first_id=1) == [(0, 0), (1, 1)]
 
 
 words = st.dictionaries(
