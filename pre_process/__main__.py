@@ -32,22 +32,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pre_process", description="text → ids → vectors → + positions")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    fit = commands.add_parser("fit", help="train a tokenizer and word vectors and keep them in a folder")
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    fit = commands.add_parser(
+        "fit", help="train a tokenizer and word vectors and keep them in a folder", formatter_class=defaults
+    )
     fit.add_argument("data", metavar="DATA", help=".txt, .md, .jsonl or folder; - is the embedded Wikipedia excerpt")
-    fit.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a folder that isn't there yet")
-    fit.add_argument("--vocab-size", type=int, default=4096)
-    fit.add_argument("--d-model", type=int, default=192)
-    fit.add_argument("--context-length", type=int, default=256)
-    fit.add_argument("--pattern", choices=get_args(PatternName), default="gpt2")
-    fit.add_argument("--normalizer", choices=get_args(NormalizerName), default="none")
-    fit.add_argument("--epochs", type=int, default=10, help="of word2vec (default 10)")
-    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="a folder that isn't there yet",
+    )
+    fit.add_argument("--vocab-size", type=int, default=4096, help="tokens at most")
+    fit.add_argument("--d-model", type=int, default=192, help="length of a word vector; even")
+    fit.add_argument("--context-length", type=int, default=256, help="tokens of a text at most")
+    fit.add_argument("--pattern", choices=get_args(PatternName), default="gpt2", help="what cuts text")
+    fit.add_argument(
+        "--normalizer", choices=get_args(NormalizerName), default="none", help="changes made to text first"
+    )
+    fit.add_argument("--epochs", type=int, default=10, help="of word2vec")
+    fit.add_argument("--seed", type=int, default=0, help="of the word vectors")
     fit.set_defaults(run=_fit)
 
     transform = commands.add_parser("transform", help="show the tokens of texts; save their vectors")
     transform.add_argument("folder", type=Path, metavar="FOLDER", help="what fit wrote")
     transform.add_argument("texts", nargs="+", metavar="TEXT")
-    transform.add_argument("--pad", choices=["left", "right"], default="left")
+    transform.add_argument("--pad", choices=["left", "right"], default="left", help="side of the padding (left)")
     transform.add_argument("--npz", type=Path, metavar="FILE", help="save the arrays vectors, ids and mask here")
     transform.set_defaults(run=_transform)
     return parser
