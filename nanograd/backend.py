@@ -1,5 +1,7 @@
 """Floor 0. Where the numbers live: NumPy arrays on the CPU, CuPy arrays on the GPU, both in one process."""
 
+import ctypes
+import platform
 import sys
 from typing import Any, TypeAlias
 
@@ -52,6 +54,22 @@ def to_device(x: Array, device: str) -> Array:
 def to_host(x: Array) -> Any:
     """The same numbers as a NumPy array."""
     return x if array_module(x) is np else x.get()
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep the memory that freed arrays leave, for the arrays of the next step.
+
+    By default glibc maps each large array anew and hands it back when it is freed, so a training step faults in
+    every page of every temporary again: up to two fifths of its time. Peak memory grows by fragmentation only.
+    Affects the whole process, so commands call it and importing nanograd does not. Elsewhere than on glibc: nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # parameter numbers from <malloc.h>
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 2**26)
 
 
 def describe(x: Any) -> str:

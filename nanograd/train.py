@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=__doc__ or "")
     terminal.configure_logging()
     backend.check_device(config.device)
+    backend.keep_freed_memory()
     if config.dry_run:
         describe(config)
         return 0
