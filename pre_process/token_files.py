@@ -101,8 +101,8 @@ def write_tokens(
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a token folder, after checking that the folder is what it says.
 
-    Checked: version, both arrays (present, whole, dtype, length), every id below vocab_size (in chunks: 12 GB/s from memory),
-    the tokenizer's hash. Raises TokenFileError with the first thing that is wrong.
+    Checked: version, both arrays (present, whole, dtype, length), every id below vocab_size (in chunks; 12 GB/s from
+    memory), the tokenizer's hash. Raises TokenFileError with the first thing that is wrong.
     """
     folder = Path(folder)
     manifest = _decode_manifest(folder / "manifest.json")
