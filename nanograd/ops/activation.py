@@ -2,7 +2,8 @@
 
 from typing import Any, Literal, TypeAlias
 
-from nanograd.backend import Array, ArrayModule, special_functions
+from nanograd.backend import Array, ArrayModule
+from nanograd.ops.elementwise import erf_of
 from nanograd.primitive import Needs, Value, primitive
 
 Gelu: TypeAlias = Literal["none", "tanh"]
@@ -69,7 +70,7 @@ def gelu(xp: ArrayModule, x: Array, *, approximate: Gelu = "none") -> Value:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate is 'none' or 'tanh', not {approximate!r}")
     if approximate == "none":
-        cdf = special_functions(xp).erf(0.7071067811865476 * x)
+        cdf = erf_of(xp, 0.7071067811865476 * x)
         cdf += 1
         cdf *= 0.5
         return x * cdf, (x, cdf)
@@ -91,7 +92,7 @@ def _slope_exact(xp: ArrayModule, x: Array, cdf: Array) -> Array:
     """Φ + x φ,  φ = exp(−x²/2) / √(2π)"""
     slope = x * x
     slope *= -0.5
-    xp.exp(slope, out=slope)
+    slope = xp.exp(slope)
     slope *= 0.3989422804014327
     slope *= x
     slope += cdf
@@ -114,9 +115,9 @@ def _slope_tanh(xp: ArrayModule, x: Array) -> Array:
 
 
 def _tanh_u(xp: ArrayModule, x: Array) -> Array:
-    """tanh(√(2/π) (x + 0.044715 x³)) in one buffer"""
+    """tanh(√(2/π) (x + 0.044715 x³))"""
     u = x * x
     u *= 0.035677408136300125
     u += 0.7978845608028654
     u *= x
-    return xp.tanh(u, out=u)
+    return xp.tanh(u)

@@ -96,8 +96,8 @@ def _(
 ) -> Any:
     dqkv = xp.empty(qkv.shape, qkv.dtype)
     keep = kept(xp, p.shape, dropout, dropout_key)
-    (dy,), (y,) = _heads(dy, 1, n_heads), _heads(y, 1, n_heads)
-    gradients = _pullback(xp, dy, *_heads(qkv, 3, n_heads), p, y, keep, dropout, scale)
+    (dy,), (y,), (q, k, v) = _heads(dy, 1, n_heads), _heads(y, 1, n_heads), _heads(qkv, 3, n_heads)
+    gradients = _pullback(xp, dy, q, k, v, p, y, keep, dropout, scale)
     for part, gradient in zip(_heads(dqkv, 3, n_heads), gradients, strict=True):
         part[...] = gradient
     return dqkv, None

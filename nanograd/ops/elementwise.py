@@ -143,13 +143,18 @@ def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
 @primitive
 def erf(xp: ArrayModule, x: Array) -> Value:
     """y = 2/√π ∫₀ˣ exp(−t²) dt"""
-    return special_functions(xp).erf(x), (x,)
+    return erf_of(xp, x), (x,)
 
 
 @erf.backward
 def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
     """dx = dy · 2/√π · exp(−x²)"""
     return dy * (1.1283791670955126 * xp.exp(-x * x))
+
+
+def erf_of(xp: ArrayModule, x: Array) -> Array:
+    """erf of an array in the array's own type: SciPy answers float16 with float32"""
+    return special_functions(xp).erf(x).astype(x.dtype, copy=False)
 
 
 @primitive

@@ -1,0 +1,33 @@
+"""`pytest --device cuda` runs the tests marked `cuda` on a GPU; without a GPU they are skipped, and say why."""
+
+import pytest
+
+from nanograd import backend
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="cpu (default), cuda or cuda:N: where the tests marked cuda run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (reason := why_no_gpu(config.getoption("--device"))) is not None:
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_no_gpu(device: str) -> str | None:
+    """None if tests can run on the GPU that `device` names."""
+    if device == "cpu":
+        return "needs a GPU: pytest --device cuda"
+    try:
+        backend.check_device(device)
+    except backend.DeviceError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str:
+    """The device that was asked for on the command line."""
+    return str(request.config.getoption("--device"))
