@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import os
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -242,3 +243,11 @@ def test_a_gensim_without_a_readable_dump(
     monkeypatch.setattr(wikipedia, "DUMP_NAME", "missing.bz2")
     with pytest.raises(CorpusError, match=r"doesn't carry missing\.bz2"):
         wikipedia.dump_path()
+
+
+@pytest.mark.skipif("NANOGRAD_DATA" not in os.environ, reason="NANOGRAD_DATA names no folder of real text")
+def test_a_folder_of_whole_books() -> None:
+    books = Path(os.environ["NANOGRAD_DATA"]) / "books"
+    texts = list(documents(books))
+    assert len(texts) == len(list(books.glob("*.md")))
+    assert all(text.startswith("# Title") and len(text) > 200_000 for text in texts)
