@@ -12,7 +12,10 @@ from pathlib import Path
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step: temporary file, fsync, rename. Raises OSError; the old file survives."""
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # not the hidden name that nobody chose
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
