@@ -41,7 +41,7 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     head_bias: bool = False  # add a bias to the logits
     tie_embeddings: bool = True  # use the token embeddings as output layer too
     scale_embeddings: bool = True  # multiply token vectors by √d_model, so that sinusoids don't drown them
-    embedding_std: Positive = 0.02  # standard deviation of the first token (and learned position) vectors
+    embedding_std: Positive | None = None  # standard deviation of the first token vectors; None means 0.28 / √d_model
     init_std: Positive = 0.02  # standard deviation of the first weight matrices
 
     def __post_init__(self) -> None:
@@ -54,6 +54,20 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def hidden_width(self) -> int:
         """F, whether d_hidden was given or not."""
         return self.d_hidden or 4 * self.d_model
+
+    @property
+    def token_std(self) -> float:
+        """Standard deviation of the first token vectors, whether embedding_std was given or not.
+
+        With tied embeddings a token's vector also asks for that token as the next one: its own logit starts near
+        d_model · token_std. 0.28 / √d_model is GPT-2's 0.02 at width 192, and keeps that echo quiet in wider models.
+        """
+        return self.embedding_std or 0.28 / math.sqrt(self.d_model)
+
+    @property
+    def token_scale(self) -> float:
+        """What token vectors are multiplied by when they enter the first block."""
+        return math.sqrt(self.d_model) if self.scale_embeddings else 1.0
 
 
 class Block(nn.Module):
@@ -94,7 +108,7 @@ class DecoderLM(nn.Module):
     """Token ids → logits of the next token.   (B, T) → (B, T, V)
 
     seed        draws the weights (on the host: equal on every device) and the dropout masks
-    embeddings  (V, C) first token vectors, for example from word2vec: centred, and scaled to `embedding_std`
+    embeddings  (V, C) first token vectors, for example from word2vec: their directions, at the drawn length
     """
 
     def __init__(self, config: DecoderLMConfig, *, seed: int = 0, embeddings: Array | None = None) -> None:
@@ -102,9 +116,9 @@ class DecoderLM(nn.Module):
         C, rng = config.d_model, random.generator(seed, "init")
         self.config = config
         self.dropout_keys = random.DropoutKeys(seed)
-        self.tokens = nn.Embedding(config.vocab_size, C, rng=rng, std=config.embedding_std)
+        self.tokens = nn.Embedding(config.vocab_size, C, rng=rng, std=config.token_std)
         if embeddings is not None:
-            self.tokens.weight.data[...] = first_embeddings(embeddings, config)
+            self.tokens.weight.data[...] = directions(embeddings, drawn=self.tokens.weight.data)
         self.positions = make_positions(config, rng=rng)
         self.dropout = nn.Dropout(config.embedding_dropout, self.dropout_keys)
         self.blocks = [Block(config, rng=rng, keys=self.dropout_keys) for _ in range(config.n_layers)]
@@ -122,10 +136,8 @@ class DecoderLM(nn.Module):
     def hidden(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
         """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""
         self._check_inputs(ids, padding_mask)
-        x = self.tokens(ids)
-        if self.config.scale_embeddings:
-            x = x * math.sqrt(self.config.d_model)
-        x = self.dropout(x + self.positions(nn.token_positions(ids, padding_mask)))
+        positions = self.positions(nn.token_positions(ids, padding_mask))
+        x = self.dropout(self.tokens(ids) * self.config.token_scale + positions)
         for block in self.blocks:
             x = block(x, padding_mask)
         return x if self.norm is None else self.norm(x)
@@ -150,23 +162,22 @@ def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
 
 
 def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module:
-    """The layer that turns positions into vectors."""
+    """The layer that turns positions into vectors; learned ones start as long as the token vectors they join."""
     if config.positions == "sinusoidal":
         return nn.SinusoidalPositions(config.context_length, config.d_model)
-    return nn.LearnedPositions(config.context_length, config.d_model, rng=rng, std=config.embedding_std)
+    std = config.token_std * config.token_scale
+    return nn.LearnedPositions(config.context_length, config.d_model, rng=rng, std=std)
 
 
-def first_embeddings(vectors: Array, config: DecoderLMConfig) -> Array:
-    """(V, C) vectors from elsewhere, moved to mean 0 and standard deviation `embedding_std`; float32.
+def directions(vectors: Array, drawn: Array) -> Array:
+    """(V, C) vectors from elsewhere, all as long as the drawn ones on average; float32.
 
-    Word vectors share a large common direction. In a tied output layer it would shift all logits alike, which
-    means nothing; in the input it would be a constant. Without it, what tells words apart gets all of the scale.
+    Only directions are taken over. Word vectors of frequent words are many times longer than those of rare ones: as
+    rows of a tied output layer they would shout before anything is learned. A row of zeros stays as drawn.
     """
-    wanted = (config.vocab_size, config.d_model)
-    if tuple(vectors.shape) != wanted:
-        raise ValueError(f"embeddings have shape {tuple(vectors.shape)}, the model wants (V, C) = {wanted}")
-    centred = np.asarray(vectors, np.float32) - np.mean(vectors, axis=0, dtype=np.float32)
-    spread = float(centred.std())
-    if not (math.isfinite(spread) and spread > 0):
-        raise ValueError(f"embeddings have standard deviation {spread}: give vectors that differ and are finite")
-    return centred * (config.embedding_std / spread)
+    if tuple(vectors.shape) != drawn.shape:
+        raise ValueError(f"embeddings have shape {tuple(vectors.shape)}, the model wants (V, C) = {drawn.shape}")
+    if not np.isfinite(vectors).all():
+        raise ValueError("embeddings hold infinities or NaNs")
+    rms = np.sqrt(np.mean(np.square(vectors, dtype=np.float32), axis=1, keepdims=True))
+    return np.where(rms > 0, vectors / np.where(rms > 0, rms, 1) * drawn.std(), drawn).astype(np.float32)

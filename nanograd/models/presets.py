@@ -32,6 +32,7 @@ PRESETS: dict[str, DecoderLMConfig] = {
         n_heads=12,
         positions="learned",
         scale_embeddings=False,
+        embedding_std=0.02,
     ),
 }
 

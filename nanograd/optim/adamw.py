@@ -9,7 +9,7 @@ from nanograd import backend
 from nanograd.backend import Array
 from nanograd.optim.flat import FlatParameters
 
-CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: five float32 arrays fit the L2 cache; few launches, little scratch
+CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: six float32 arrays fit the L2 cache; few launches
 
 
 class AdamW:

@@ -12,7 +12,8 @@ from nanograd.optim import AdamW, FlatParameters, clip_grad_norm, warmup_cosine
 
 STEPS, B, T, V = 200, 8, 16, 64
 SHAPE: dict[str, Any] = {"vocab_size": V, "context_length": T, "n_layers": 2, "n_heads": 2, "d_model": 32}
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+# A ReLU whose input rounds to different sides of zero in two libraries sends two equal runs apart for good.
+COMPARABLE = {"dropout": 0.0, "attention_dropout": 0.0, "activation": "gelu"}
 PEAK, WEIGHT_DECAY, BETAS, MAX_NORM = 3e-3, 0.1, (0.9, 0.95), 1.0
 
 
@@ -70,10 +71,10 @@ def train_in_torch(config: DecoderLMConfig) -> list[float]:
 @pytest.mark.parametrize("name", ["tiny", "psyduck-60m", "llm-small-131m"])
 def test_two_hundred_steps_as_in_torch(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is the yardstick of this test: pip install 'nanograd[peers]'")
-    config = msgspec.structs.replace(PRESETS[name], **SHAPE, **NO_DROPOUT)
+    config = msgspec.structs.replace(PRESETS[name], **SHAPE, **COMPARABLE)
     ours, theirs = train(config)[1], train_in_torch(config)
     assert ours[-1] < 0.7 * ours[0], "it must have learned something"
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_a_seed_is_a_run_bit_for_bit() -> None:
