@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.ops.reduction import accumulator, log_sum_exp
+from nanograd.ops.reduction import accumulator, max_and_sum_exp
 from nanograd.primitive import Needs, Value, primitive
 
 
@@ -30,14 +30,14 @@ def cross_entropy(
     real = t != ignore_index
     t = xp.where(real, t, 0)
     wide = accumulator(z.dtype)
-    lse = _log_sum_exp_of_rows(xp, z)  # (N,)
-    each = lse - (1 - label_smoothing) * z[xp.arange(t.size), t]
+    m, total = _over_rows(xp, z)  # (N,) each; ℓ = m + ln total
+    each = xp.log(total) - (1 - label_smoothing) * (z[xp.arange(t.size), t] - m)  # differences: exact for any offset
     if label_smoothing:
-        each -= label_smoothing * z.mean(axis=1, dtype=wide)
+        each -= label_smoothing * (z.mean(axis=1, dtype=wide) - m)
     if z_loss:
-        each += z_loss * lse * lse
+        each += z_loss * xp.square(m + xp.log(total))
     share = real / xp.maximum(real.sum(dtype=wide), 1)  # each real token's weight in the mean
-    return xp.where(real, each * share, 0).sum().astype(logits.dtype), (logits, t, lse, share)
+    return xp.where(real, each * share, 0).sum().astype(logits.dtype), (logits, t, m, total, share)
 
 
 @cross_entropy.backward
@@ -46,7 +46,8 @@ def _(
     dy: Array,
     logits: Array,
     t: Array,
-    lse: Array,
+    m: Array,
+    total: Array,
     share: Array,
     *,
     ignore_index: int = -100,
@@ -54,25 +55,29 @@ def _(
     z_loss: float = 0.0,
     needs: Needs,
 ) -> Any:
-    """dz = dy · share · ((1 + 2 ζ ℓ) softmax(z) − (1 − ε) onehot(t) − ε/V); softmax(z) is computed again, in dz"""
-    dz = logits.reshape(-1, logits.shape[-1]) - lse[:, None]
+    """dz = dy · share · ((1 + 2 ζ ℓ) softmax(z) − (1 − ε) onehot(t) − ε/V), computed in dz itself"""
+    share = dy * share
+    slope = share if not z_loss else share * (1 + 2 * z_loss * (m + xp.log(total)))
+    dz = logits.reshape(-1, logits.shape[-1]) - m[:, None]
     xp.exp(dz, out=dz)
-    if z_loss:
-        dz *= 1 + 2 * z_loss * lse[:, None]
+    dz *= (slope / total)[:, None]
     if label_smoothing:
-        dz -= label_smoothing / dz.shape[1]
-    dz[xp.arange(t.size), t] -= 1 - label_smoothing
-    dz *= (dy * share)[:, None]
+        dz -= (share * (label_smoothing / dz.shape[1]))[:, None]
+    dz[xp.arange(t.size), t] -= (1 - label_smoothing) * share
     return dz.astype(logits.dtype, copy=False).reshape(logits.shape), None
 
 
-def _log_sum_exp_of_rows(xp: ArrayModule, z: Array) -> Array:
-    """(N, V) → (N,). NumPy takes a few rows at a time: no second (N, V) array, and what is computed stays in cache"""
+def _over_rows(xp: ArrayModule, z: Array) -> tuple[Array, Array]:
+    """max z and Σ exp(z − max z) of each row of (N, V).
+
+    NumPy takes a few rows at a time: there is no second (N, V) array, and what is computed on the way stays in cache.
+    """
+    m, total = xp.empty((2, len(z)), accumulator(z.dtype))
     step = max(1, 2**18 // z.shape[1] if xp is np else len(z))
-    lse = xp.empty(len(z), accumulator(z.dtype))
     for i in range(0, len(z), step):
-        lse[i : i + step] = log_sum_exp(xp, z[i : i + step], 1)[:, 0]
-    return lse
+        rows = slice(i, i + step)
+        m[rows, None], total[rows, None] = max_and_sum_exp(xp, z[rows], 1)
+    return m, total
 
 
 def _check(xp: ArrayModule, logits: Array, targets: Array, ignore_index: int) -> None:

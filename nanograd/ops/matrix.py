@@ -1,5 +1,6 @@
 """Matrix products."""
 
+from math import prod
 from typing import Any
 
 from nanograd.backend import Array, ArrayModule
@@ -32,7 +33,7 @@ def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
 def _left_product(xp: ArrayModule, a: Array, dy: Array, ndim: int) -> Array:
     """aᵀ dy; one product over all rows where b was a single matrix, not one for each and a sum over them"""
     if ndim == 2 and a.ndim == dy.ndim:
-        return a.reshape(-1, a.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+        return _rows(a).T @ _rows(dy)
     return xp.matmul(a.swapaxes(-1, -2), dy)
 
 
@@ -43,7 +44,7 @@ def linear(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Valu
         raise ValueError("x (…, in) needs weight (out, in)")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError("bias must be (out,)")
-    y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product, whatever the leading axes
+    y = _rows(x) @ weight.T  # one 2-D product, whatever the leading axes
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
@@ -52,8 +53,13 @@ def linear(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Valu
 @linear.backward
 def _(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs) -> Any:
     """dx = dy W,  dW = dyᵀ x,  db = Σ dy over all leading axes"""
-    dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-    dx = (dy2 @ weight).reshape(x.shape) if needs[0] else None
-    dweight = dy2.T @ x2 if needs[1] else None
-    dbias = dy2.sum(axis=0) if len(needs) > 2 and needs[2] else None
+    dy = _rows(dy)
+    dx = (dy @ weight).reshape(x.shape) if needs[0] else None
+    dweight = dy.T @ _rows(x) if needs[1] else None
+    dbias = dy.sum(axis=0) if len(needs) > 2 and needs[2] else None
     return (dx, dweight, dbias)[: len(needs)]
+
+
+def _rows(x: Array) -> Array:
+    """(…, C) → (N, C); −1 would not do for C = 0"""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])

@@ -28,13 +28,10 @@ def finite_max(xp: ArrayModule, x: Array, axis: Axis) -> Array:
     return xp.where(xp.isfinite(m), m, 0)
 
 
-def log_sum_exp(xp: ArrayModule, x: Array, axis: Axis) -> Array:
-    """m + ln Σᵢ exp(xᵢ − m), m = max x: no exponential exceeds 1. The axes are kept; −∞ where every xᵢ is"""
+def max_and_sum_exp(xp: ArrayModule, x: Array, axis: Axis) -> tuple[Array, Array]:
+    """m = max x and Σᵢ exp(xᵢ − m), in which no exponential exceeds 1; the axes are kept"""
     m = finite_max(xp, x, axis)
-    e = xp.exp(x - m)
-    total = e.sum(axis=axis, keepdims=True, dtype=accumulator(x.dtype))
-    nothing = total == 0
-    return xp.where(nothing, -xp.inf, m + xp.log(total + nothing))
+    return m, xp.exp(x - m).sum(axis=axis, keepdims=True, dtype=accumulator(x.dtype))
 
 
 def _spread(xp: ArrayModule, dy: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
@@ -147,8 +144,10 @@ def _share(xp: ArrayModule, dy: Array, chosen: Array, axis: Axis) -> Array:
 
 @primitive
 def logsumexp(xp: ArrayModule, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Value:
-    """y = ln Σᵢ exp xᵢ; −∞ where every xᵢ is"""
-    y = log_sum_exp(xp, x, axis).astype(x.dtype)
+    """y = ln Σᵢ exp xᵢ, computed as m + ln Σᵢ exp(xᵢ − m) with m = max x; −∞ where every xᵢ is"""
+    m, total = max_and_sum_exp(xp, x, axis)
+    nothing = total == 0
+    y = xp.where(nothing, -xp.inf, m + xp.log(total + nothing)).astype(x.dtype)
     return y if keepdims else y.squeeze(axis), (x, y)
 
 

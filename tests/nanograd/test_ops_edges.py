@@ -1,0 +1,260 @@
+"""Where formulas break: kinks, rows of −∞, nothing at all, wrong calls; and how Tensor's operators read."""
+
+import math
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanograd import ops
+from nanograd.random import DropoutKeys
+from nanograd.tensor import Tensor
+from nanograd.testing import Case, gradient_check, value_and_gradients
+
+INF = math.inf
+ONE = np.ones(())
+
+
+def zeros(*shape: int) -> Tensor:
+    return Tensor(np.zeros(shape, np.float32))
+
+
+KINKS = [  # where left and right slopes differ, the gradient is a fixed choice: (f, x, dx)
+    (ops.abs, 0.0, 0.0),
+    (ops.relu, 0.0, 0.0),
+    (lambda x: ops.maximum(x, 0.0), 0.0, 0.5),
+    (lambda x: ops.minimum(x, 0.0), 0.0, 0.5),
+    (lambda x: ops.clip(x, low=0.0, high=1.0), 1.0, 1.0),
+    (lambda x: ops.clip(x, low=0.0, high=1.0), 0.0, 1.0),
+    (lambda x: x**0, 0.0, 0.0),
+    (lambda x: x**1, 0.0, 1.0),
+    (lambda x: x**2, 0.0, 0.0),
+    (lambda b: 0.0**b, 2.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("f", "x", "dx"), KINKS)
+def test_the_slope_at_a_kink(f, x, dx):
+    _, gradients = value_and_gradients(f, [np.array([x])], np.ones(1))
+    np.testing.assert_array_equal(gradients, [[dx]])
+
+
+def test_rows_of_minus_infinity():
+    x = np.array([[-INF, -INF, -INF], [0.0, -INF, 0.0]])
+    expected = {
+        ops.softmax: ([0, 0, 0], [0.5, 0, 0.5]),
+        ops.log_softmax: ([-INF] * 3, [-math.log(2), -INF, -math.log(2)]),
+        ops.logsumexp: (-INF, math.log(2)),
+    }
+    for op, y in expected.items():
+        found, (dx,) = value_and_gradients(lambda x, op=op: op(x, axis=-1), [x])
+        np.testing.assert_allclose(found, y, atol=1e-15)
+        assert np.isfinite(dx).all()
+    assert ops.logsumexp(np.array([INF, 0.0]), axis=0).item() == INF
+
+
+def test_nan_is_not_hidden():
+    x = np.array([[np.nan, 1.0], [0.0, 1.0]])
+    for op in (ops.softmax, ops.log_softmax, ops.relu, ops.logsumexp, ops.max):
+        assert np.isnan(op(x).data).any()
+
+
+def test_sigmoid_is_exact_in_the_far_tail():
+    np.testing.assert_allclose(ops.sigmoid(np.float32([-80])).data, np.exp(np.float32(-80)), rtol=1e-6)
+
+
+NOTHING = [
+    *(Case(op, (0, 3), axis=-1) for op in (ops.sum, ops.mean, ops.var, ops.max, ops.logsumexp, ops.softmax)),
+    Case(ops.sum, (2, 0), axis=-1),
+    Case(ops.add, (0, 3), (3,)),
+    Case(ops.concatenate, (0, 3), (2, 3)),
+    Case(ops.getitem, (3, 2), index=np.zeros((0,), int)),
+    Case(ops.embedding, (3, 2), np.zeros((2, 0), int)),
+    Case(ops.matmul, (0, 3), (3, 2)),
+    Case(ops.matmul, (2, 0), (0, 3)),
+    Case(ops.linear, (2, 0, 3), (4, 3), (4,)),
+    Case(ops.layer_norm, (0, 3), (3,), (3,)),
+    Case(ops.rms_norm, (0, 3), (3,)),
+    Case(ops.gelu, (0,)),
+    Case(ops.dropout, (0, 2), p=0.5, key=(1, 1)),
+    Case(ops.attention, (0, 2, 3, 4), (0, 2, 3, 4), (0, 2, 3, 4), None, causal=True),
+    Case(ops.attention, (2, 0, 4), (2, 3, 4), (2, 3, 4), None, causal=True),
+    Case(ops.packed_attention, (0, 3, 12), None, n_heads=2, causal=True),
+    Case(ops.cross_entropy, (0, 5), np.zeros((0,), int)),
+]
+
+
+@pytest.mark.parametrize("case", NOTHING, ids=repr)
+def test_empty_arrays(case):
+    arrays = case.draw()
+    y, gradients = value_and_gradients(lambda *inputs: case.call(inputs), arrays)
+    assert np.isfinite(y).all()
+    for x, dx in zip((a for a in arrays if a is not None and a.dtype.kind == "f"), gradients, strict=True):
+        assert dx.shape == x.shape
+        assert not dx.any() or case.op in (ops.add, ops.concatenate)
+
+
+def test_cross_entropy_of_what_is_known():
+    V = 7
+    for logits in (zeros(4, V), zeros(4, V) + 1e4):  # uniform, wherever it lies
+        assert ops.cross_entropy(logits, np.arange(4)).item() == pytest.approx(math.log(V), rel=1e-6)
+        smooth = ops.cross_entropy(logits, np.arange(4), label_smoothing=0.3)
+        assert smooth.item() == pytest.approx(math.log(V), rel=1e-6)
+    certain = np.where(np.eye(4, V), 60.0, 0.0)
+    assert ops.cross_entropy(certain, np.arange(4)).item() == pytest.approx(0, abs=1e-12)
+    assert ops.cross_entropy(zeros(2, V), np.array([-100, 3]), z_loss=0.5).item() == pytest.approx(
+        math.log(V) + 0.5 * math.log(V) ** 2, rel=1e-6
+    )
+
+
+def test_cross_entropy_makes_no_second_array_of_the_size_of_the_logits():
+    logits, targets = np.zeros((256, 20_000), np.float32), np.arange(256)
+    tracemalloc.start()
+    try:
+        _, saved = ops.cross_entropy.formula.forward(np, logits, targets)
+        forward_peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        ops.cross_entropy.formula.backward(np, np.float32(1), *saved, needs=(True, False))
+        backward_peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert forward_peak < 0.3 * logits.nbytes
+    assert backward_peak < 1.1 * logits.nbytes  # the gradient itself
+
+
+def test_dropout_keeps_the_share_and_the_mean():
+    x, keys = np.ones((200, 500), np.float32), DropoutKeys(seed=5)
+    key = keys.next()
+    y = ops.dropout(x, p=0.3, key=key).data
+    assert abs((y == 0).mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / y.size)
+    np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
+    assert (y == ops.dropout(x, p=0.3, key=key).data).all()
+    other = ops.dropout(x, p=0.3, key=keys.next()).data
+    assert abs(((y == 0) & (other == 0)).mean() - 0.09) < 0.005
+    with pytest.raises(ValueError, match="needs a key"):
+        ops.dropout(x, p=0.3, key=None)
+
+
+WRONG = [
+    (lambda: ops.add(zeros(2, 3), zeros(4)), ValueError, r"add: .*float32 \(2, 3\), float32 \(4,\)"),
+    (lambda: ops.matmul(zeros(2, 3), zeros(4, 5)), ValueError, r"matmul: .*\(2, 3\), float32 \(4, 5\)"),
+    (lambda: ops.matmul(zeros(3), zeros(4)), ValueError, r"matmul: .*\(3,\), float32 \(4,\)"),
+    (lambda: ops.linear(zeros(2, 3), zeros(3, 5)), ValueError, r"linear: .*\(out, in\).*\(2, 3\), float32 \(3, 5\)"),
+    (lambda: ops.linear(zeros(2, 3), zeros(1, 3), zeros(5)), ValueError, r"linear: bias .*\(5,\)"),
+    (lambda: ops.layer_norm(zeros(2, 3), zeros(1), zeros(1)), ValueError, r"layer_norm: .*\(2, 3\), float32 \(1,\)"),
+    (lambda: ops.layer_norm(zeros(2, 3), zeros(3), zeros(2, 3)), ValueError, "layer_norm: "),
+    (lambda: ops.rms_norm(zeros(2, 3), zeros(2, 3)), ValueError, r"rms_norm: .*\(2, 3\), float32 \(2, 3\)"),
+    (lambda: ops.reshape(zeros(2, 3), shape=(4,)), ValueError, r"reshape: .*\(2, 3\)"),
+    (lambda: ops.concatenate(zeros(2, 3), zeros(2, 4)), ValueError, r"concatenate: .*\(2, 3\), float32 \(2, 4\)"),
+    (lambda: ops.pad(zeros(2, 3), widths=((1, 1),)), ValueError, "pad: 1 pairs of widths for 2 axes"),
+    (lambda: ops.split(zeros(2, 3), 2, axis=1), ValueError, "split: 3 along axis 1 .* 2 equal parts"),
+    (lambda: ops.split(zeros(2, 3), [1, 1], axis=1), ValueError, r"split: lengths \[1, 1\] don't add up to 3"),
+    (lambda: zeros(2, 3)[2], IndexError, r"getitem: index 2 .*\(2, 3\)"),
+    (lambda: ops.mean(zeros(0)), ValueError, r"mean: .*\(0,\)"),
+    (lambda: ops.var(zeros(1), correction=1), ValueError, "var: the variance of 1 elements with correction=1"),
+    (lambda: ops.softmax(zeros(2), temperature=0), ValueError, "softmax: temperature must be positive, not 0"),
+    (lambda: ops.gelu(zeros(2), approximate="erf"), ValueError, "gelu: approximate is 'none' or 'tanh', not 'erf'"),
+    (lambda: ops.dropout(zeros(2), p=1.5, key=(1, 1)), ValueError, "dropout: p is a probability, not 1.5"),
+    (lambda: ops.dropout(zeros(2), p=math.nan, key=(1, 1)), ValueError, "dropout: p is a probability, not nan"),
+    (lambda: ops.embedding(zeros(5, 2), np.array([1, 7])), IndexError, "embedding: token id 7 .*vocab_size=5"),
+    (lambda: ops.embedding(zeros(5, 2), np.array([1, -1])), IndexError, "embedding: token id -1 .*vocab_size=5"),
+    (lambda: ops.embedding(zeros(5, 2), np.array([1.0])), TypeError, "embedding: "),
+    (lambda: ops.embedding(zeros(5), np.array([1])), ValueError, r"embedding: weight must be \(vocab_size, d_model\)"),
+    (lambda: ops.cross_entropy(zeros(2, 5), np.array([1, 5])), ValueError, "cross_entropy: target 5 .*vocab_size=5"),
+    (lambda: ops.cross_entropy(zeros(2, 5), np.array([1, -1])), ValueError, "cross_entropy: target -1 "),
+    (lambda: ops.cross_entropy(zeros(2, 5), np.array([[1], [1]])), ValueError, r"cross_entropy: .*int64 \(2, 1\)"),
+    (lambda: ops.cross_entropy(zeros(2, 5), np.array([1.0, 2.0], np.float32)), ValueError, "cross_entropy: .*integer"),
+    (
+        lambda: ops.attention(zeros(2, 3, 4), zeros(2, 3, 5), zeros(2, 3, 5), None, causal=False),
+        ValueError,
+        r"attention: query .*\(2, 3, 4\), float32 \(2, 3, 5\)",
+    ),
+    (
+        lambda: ops.attention(zeros(3, 4), zeros(5, 4), zeros(6, 4), None, causal=False),
+        ValueError,
+        "attention: key and value",
+    ),
+    (
+        lambda: ops.attention(zeros(5, 4), zeros(3, 4), zeros(3, 4), None, causal=True),
+        ValueError,
+        "attention: causal attention of 5 queries needs as many keys, not 3",
+    ),
+    (
+        lambda: ops.attention(zeros(2, 3, 4), zeros(2, 3, 4), zeros(2, 3, 4), np.ones((4, 3), bool), causal=False),
+        ValueError,
+        r"attention: mask must be boolean .*\(2, 3, 3\).*bool \(4, 3\)",
+    ),
+    (
+        lambda: ops.packed_attention(zeros(2, 3, 12), np.ones((3, 3)), n_heads=2, causal=False),
+        (ValueError, TypeError),
+        "packed_attention: ",
+    ),
+    (lambda: ops.packed_attention(zeros(2, 3, 10), None, n_heads=2, causal=False), ValueError, "n_heads=2.*10"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "says"), WRONG)
+def test_a_wrong_call_names_the_operation_and_the_shapes(call, kind, says):
+    with pytest.raises(kind, match=says):
+        call()
+
+
+def numpy_of(x: Any) -> Any:
+    return x.data if isinstance(x, Tensor) else x
+
+
+X = np.random.default_rng(0).uniform(1, 3, (2, 3, 4)).astype(np.float32)
+EXPRESSIONS = [
+    lambda x: 1 + x - 2 * x / 3 - (1 - x) / (2 / x),
+    lambda x: -(x**2) + 2**x + abs(-x),
+    lambda x: np.ones(4, x.dtype) * x + np.float64(0.5) - np.int64(3) * x,
+    lambda x: x @ x.swapaxes(1, 2) + np.ones((2, 3, 4), x.dtype) @ x.swapaxes(-1, -2),
+    lambda x: x.reshape(6, 4) + x.reshape((6, 4)) + x.reshape(-1, 4),
+    lambda x: x.transpose(0, 2, 1) + x.transpose((0, 2, 1)),
+    lambda x: x.T + x.transpose() + x.transpose(None),
+    lambda x: x.sum() + x.sum(1) [0] [0] + x.mean(axis=(0, 1)) - x.var(0).max() + x.min(-1, keepdims=True),
+    lambda x: x[0] + x[:, -1][1] + x[..., 2:3] + x[[1, 0]][1] + x[np.array([1, 0]), 1][0],
+    lambda x: x.squeeze() + x.clip(1, 2),
+    lambda x: sum(row.sum() for row in x),
+    lambda x: x.astype(np.float64) * np.float64(2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(EXPRESSIONS)))
+def test_expressions_mean_what_they_mean_in_numpy(number):
+    f = EXPRESSIONS[number]
+    y, expected = f(Tensor(X, requires_grad=True)), f(X)
+    assert isinstance(y, Tensor)
+    assert y.dtype == (np.float64 if number == len(EXPRESSIONS) - 1 else np.float32)  # NumPy scalars widen nothing here
+    np.testing.assert_allclose(y.data, expected, rtol=1e-6)
+    gradient_check(f, [X], rtol=1e-6)
+
+
+def test_comparisons_are_boolean_tensors_and_equality_is_identity():
+    x = Tensor(X, requires_grad=True)
+    for y, expected in ((x > 2, X > 2), (2 >= x, X <= 2), (x < X[0], X < X[0]), (X[0] <= x, X >= X[0])):  # noqa: SIM300
+        assert y.dtype == bool
+        assert not y.requires_grad
+        np.testing.assert_array_equal(y.data, expected)
+    assert x == x
+    assert x != Tensor(X)
+    assert x in {x: 1}
+    assert ops.equal(x, X).data.all()
+
+
+def test_an_index_may_be_a_tensor():
+    ids = Tensor(np.array([1, 1, 0]))
+    np.testing.assert_array_equal(Tensor(X)[ids].data, X[[1, 1, 0]])
+    np.testing.assert_array_equal(Tensor(X)[:, ids].data, X[:, [1, 1, 0]])
+    np.testing.assert_array_equal(Tensor(X)[Tensor(X) > 2].data, X[X > 2])
+
+
+def test_a_cast_to_integers_passes_no_gradient():
+    assert not Tensor(X, requires_grad=True).astype(np.int64).requires_grad
+    assert Tensor(np.arange(3)).mean().dtype == np.float32
+
+
+def test_a_tensor_of_one_number_has_no_rows():
+    with pytest.raises(TypeError):
+        list(Tensor(1.0))
