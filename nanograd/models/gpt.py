@@ -11,7 +11,7 @@ import numpy as np
 
 from nanograd import backend, nn, random
 from nanograd.backend import Array
-from nanograd.tensor import Tensor
+from nanograd.tensor import Tensor, no_grad
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -135,12 +135,25 @@ class DecoderLM(nn.Module):
 
     def hidden(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
         """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""
-        self._check_inputs(ids, padding_mask)
-        positions = self.positions(nn.token_positions(ids, padding_mask))
-        x = self.dropout(self.tokens(ids) * self.config.token_scale + positions)
+        x = self.embed(ids, padding_mask)
         for block in self.blocks:
             x = block(x, padding_mask)
         return x if self.norm is None else self.norm(x)
+
+    def embed(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
+        """(B, T) → (B, T, C): token vectors + position vectors, what the first block sees."""
+        self._check_inputs(ids, padding_mask)
+        positions = self.positions(nn.token_positions(ids, padding_mask))
+        return self.dropout(self.tokens(ids) * self.config.token_scale + positions)
+
+    @no_grad()
+    def attention_weights(self, ids: Array) -> list[Array]:
+        """One array (B, H, T, T) per block: row t says how much position t takes from each earlier one."""
+        x, weights = self.embed(ids), []
+        for block in self.blocks:
+            weights.append(block.attention.attention_weights(block.norm_1(x) if block.pre_norm else x))
+            x = block(x)
+        return weights
 
     def _check_inputs(self, ids: Array, padding_mask: Array | None) -> None:
         if ids.ndim != 2 or ids.dtype.kind not in "iu":

@@ -1,5 +1,7 @@
 """Modules: what the walk over attributes finds, how states travel, and what goes wrong with a clear line."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,19 @@ def test_train_and_eval_reach_every_module() -> None:
     assert tree.eval() is tree
     assert not any(module.training for _, module in tree.named_modules())
     assert all(module.training for _, module in tree.train().named_modules())
+
+
+def test_a_deep_copy_shares_nothing_but_keeps_its_ties() -> None:
+    tree = Tree()
+    twin = copy.deepcopy(tree)
+    assert twin.tied is twin.leaves[0].weight
+    assert twin.again is twin.leaves[1]
+    twin.tied.data[...] = 5
+    assert (tree.tied.data == 1).all()
+    (twin.tied * 2.0).sum().backward()
+    assert tree.tied.grad is None
+    assert (twin.leaves[0].weight.grad == 2).all()
+    assert sorted(twin.leaves[0].state_dict()) == ["count", "weight"]
 
 
 def test_zero_grad_keeps_the_arrays() -> None:
