@@ -1,0 +1,265 @@
+"""A stand-in for CuPy on a machine without a GPU: NumPy does the sums, CuPy's rules are kept.
+
+It refuses what CuPy refuses: host and device arrays in one call, a silent copy to the host, a name or an argument
+that CuPy does not have. The real CuPy, which can be imported without a driver, is asked which names it has.
+And it counts what costs time on a device: launches (results in new memory), copies from the host, and waits for
+the device (syncs).
+
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)        # from now on array_module(fake array) is this module
+
+It wraps NumPy's array instead of inheriting from it, since np.asarray accepts every subclass without a word.
+"""
+
+import contextlib
+import functools
+import inspect
+import operator
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import cupy as real
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+THIS = sys.modules[__name__]
+counts: Counter[str] = Counter()  # "launch", "sync", "h2d": since the start, or since the test cleared it
+round_trips: list[str] = []  # what each sync and each copy from the host was
+
+
+class ndarray(NDArrayOperatorsMixin):  # noqa: N801
+    """An array that only the device may read. `held` is where the test looks."""
+
+    def __init__(self, held: np.ndarray) -> None:
+        self.held = held
+
+    shape, ndim, dtype, size, nbytes, strides, itemsize, flags = (
+        property(operator.attrgetter(f"held.{name}"))
+        for name in ("shape", "ndim", "dtype", "size", "nbytes", "strides", "itemsize", "flags")
+    )
+    T = property(lambda self: ndarray(self.held.T))
+    device = property(lambda self: SimpleNamespace(id=0))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **settings: Any) -> Any:
+        function = getattr(THIS, ufunc.__name__)
+        out = settings.pop("out", None)  # NumPy hands it over as a tuple, and leaves it out if there is none
+        return getattr(function, method)(*inputs, **settings, **({"out": out[0]} if out else {}))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, settings: Any) -> Any:
+        return getattr(THIS, function.__name__)(*args, **settings)
+
+    def get(self, **_: Any) -> np.ndarray:
+        _round_trip("sync", ".get()")
+        return self.held.copy()
+
+    def _number(self, kind: str) -> Any:
+        _round_trip("sync", kind)
+        return self.held.item()
+
+    def item(self) -> Any:
+        return self._number(".item()")
+
+    def __float__(self) -> float:
+        return float(self._number("float()"))
+
+    def __int__(self) -> int:
+        return int(self._number("int()"))
+
+    def __index__(self) -> int:
+        return operator.index(self._number("as an index"))
+
+    def __bool__(self) -> bool:
+        return bool(self._number("bool()"))
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __iter__(self) -> Iterator["ndarray"]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        return _to_device(self.held[_index(index)], [self.held])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        counts["launch"] += 1
+        self.held[_index(index)] = _to_host(value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Every other method, if CuPy's array has it too."""
+        if name.startswith("__") or not hasattr(real.ndarray, name):
+            raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        method = getattr(self.held, name)
+        return functools.partial(_call, f"ndarray.{name}", method, getattr(real.ndarray, name), inputs=[self.held])
+
+    def __repr__(self) -> str:
+        return f"device {self.held!r}"
+
+
+class Function:
+    """A function of NumPy under the rules of its namesake in CuPy; a ufunc also has .at and .reduce."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.numpy, self.cupy = name, getattr(np, name), getattr(real, name)
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        if self.name in WAITS or (self.name == "where" and len(args) == 1):
+            _round_trip("sync", f"{self.name}: the size of the result depends on the numbers")
+        return _call(self.name, self.numpy, self.cupy, *args, **settings)
+
+    def __getattr__(self, method: str) -> Any:
+        if not hasattr(self.cupy, method):
+            raise AttributeError(f"cupy.{self.name} has no .{method}")
+        return functools.partial(_call, f"{self.name}.{method}", getattr(self.numpy, method), None)
+
+
+WAITS = {"argwhere", "bincount", "compress", "extract", "flatnonzero", "nonzero", "unique"}
+UFUNC_SETTINGS = {"out", "dtype", "casting", "where"}
+
+
+def _call(name: str, function: Any, like: Any, *args: Any, inputs: Any = (), **settings: Any) -> Any:
+    """Call NumPy's `function` with what the device arrays hold; `like` is CuPy's, whose signature is binding."""
+    _check_signature(name, like, args, settings)
+    host, out = _to_host(args), settings.get("out")
+    result = function(*host, **{key: _to_host(value) for key, value in settings.items()})
+    if result is None or out is not None:  # it wrote into one of its arguments
+        counts["launch"] += 1
+        return out
+    return _to_device(result, [*inputs, *_arrays(host)])
+
+
+def _check_signature(name: str, like: Any, args: Any, settings: dict[str, Any]) -> None:
+    if isinstance(like, real.ufunc):
+        unknown = set(settings) - UFUNC_SETTINGS
+    elif inspect.isfunction(like):
+        inspect.signature(like).bind(*args, **settings)
+        return
+    else:  # a method written in Cython: its signature is the first line of its docstring
+        line = (getattr(like, "__doc__", None) or "").partition("\n")[0]
+        unknown = {key for key in settings if line and key not in line}
+    if unknown:
+        raise TypeError(f"cupy.{name} has no argument {', '.join(sorted(unknown))}")
+
+
+def _to_host(x: Any) -> Any:
+    if isinstance(x, ndarray):
+        return x.held
+    if isinstance(x, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return type(x)(map(_to_host, x)) if type(x) in (list, tuple) else x
+
+
+def _to_device(result: Any, inputs: list[np.ndarray]) -> Any:
+    """Wrap what NumPy returned. Where NumPy makes a scalar, CuPy has an array without dimensions."""
+    if type(result) in (list, tuple):
+        return type(result)(_to_device(part, inputs) for part in result)
+    if not isinstance(result, np.ndarray | np.generic | bool):
+        return result
+    if not any(np.may_share_memory(result, x) for x in inputs):
+        counts["launch"] += 1
+    return ndarray(np.asarray(result))
+
+
+def _arrays(args: Any) -> list[np.ndarray]:
+    flat = (y for x in args for y in (x if isinstance(x, list | tuple) else (x,)))
+    return [x for x in flat if isinstance(x, np.ndarray)]
+
+
+def _index(index: Any) -> Any:
+    parts = index if isinstance(index, tuple) else (index,)
+    for part in parts:
+        if isinstance(part, np.ndarray | list):
+            _round_trip("h2d", "an index from the host")
+        elif isinstance(part, ndarray) and part.dtype == bool:
+            _round_trip("sync", "a boolean index: the size of the result depends on the numbers")
+    plain = tuple(part.held if isinstance(part, ndarray) else part for part in parts)
+    return plain if isinstance(index, tuple) else plain[0]
+
+
+def _round_trip(kind: str, what: str) -> None:
+    counts[kind] += 1
+    round_trips.append(f"{kind}: {what}")
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[None]:
+    """What recording a CUDA graph would refuse: any round trip between host and device in this block."""
+    before = len(round_trips)
+    yield
+    if round_trips[before:]:
+        raise RuntimeError(f"host round trips: {round_trips[before:]}")
+
+
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None = None) -> ndarray:
+    if isinstance(a, ndarray):
+        return a if dtype in (None, a.dtype) and not copy else array(a, dtype, order=order or "K")
+    _round_trip("h2d", f"asarray of a {type(a).__name__}")
+    return ndarray(np.array(a, dtype=dtype, order=order or "K"))
+
+
+def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
+    if not isinstance(obj, ndarray):
+        return asarray(obj, dtype, order)
+    counts["launch"] += 1
+    return ndarray(np.array(obj.held, dtype=dtype, order=order))
+
+
+def asnumpy(a: Any) -> np.ndarray:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def get_array_module(*args: Any) -> Any:
+    return THIS if any(isinstance(x, ndarray) for x in args) else np
+
+
+def __getattr__(name: str) -> Any:
+    """Every other function, type and constant, if CuPy has it too."""
+    if name.startswith("__") or not hasattr(real, name):
+        raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+    thing = getattr(np, name)
+    if isinstance(thing, type) and issubclass(thing, np.generic | np.dtype | np.finfo | np.iinfo):
+        return thing
+    if not callable(thing):
+        return thing  # pi, inf, newaxis
+    function = Function(name)
+    setattr(THIS, name, function)
+    return function
+
+
+class _Device:
+    """`with cupy.cuda.Device(0):`"""
+
+    def __init__(self, index: int) -> None:
+        self.id = index
+
+    def __enter__(self) -> "_Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+cuda = SimpleNamespace(is_available=lambda: True, Device=_Device, runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+
+
+def _erf(x: ndarray) -> ndarray:
+    import scipy.special
+
+    counts["launch"] += 1
+    return ndarray(scipy.special.erf(x.held))
+
+
+def modules() -> dict[str, Any]:
+    """What to put into sys.modules: this module as cupy, and the part of cupyx that formulas may use."""
+    special = SimpleNamespace(erf=_erf)
+    scipy = SimpleNamespace(special=special)
+    return {
+        "cupy": THIS,
+        "cupyx": SimpleNamespace(scipy=scipy),
+        "cupyx.scipy": scipy,
+        "cupyx.scipy.special": special,
+    }
