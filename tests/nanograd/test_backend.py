@@ -49,7 +49,7 @@ def test_cuda_without_cupy_says_what_to_install(monkeypatch):
 
 def test_cuda_without_a_gpu_says_what_to_use(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_with(n_gpus=0))
-    with pytest.raises(DeviceError, match="^device 'cuda': CuPy is installed but finds no GPU; use --device cpu$"):
+    with pytest.raises(DeviceError, match=r"^device 'cuda': CuPy is installed but finds no GPU; use --device cpu$"):
         check_device("cuda")
 
 
