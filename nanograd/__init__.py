@@ -1,1 +1,15 @@
-"""nanograd: the LLM stack you can read."""
+"""nanograd: the LLM stack you can read. Public names, and the letters that shapes are written with.
+
+    B  sequences in a batch       H  attention heads            V  vocab_size
+    T  positions in a sequence    D  width of a head, C / H     L  n_layers
+    C  d_model, channels          F  d_hidden, width of the MLP
+
+Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py` and `train.py`.
+"""
+
+from nanograd import nn, ops
+from nanograd.nn import Module, Parameter
+from nanograd.primitive import primitive
+from nanograd.tensor import Tensor, no_grad
+
+__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops", "primitive"]

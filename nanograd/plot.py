@@ -2,12 +2,16 @@
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from nanograd import terminal
+from nanograd.io.checkpoint import load_model
 from pre_process.files import write_atomic
 
 
@@ -30,7 +34,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def draw_loss(run: Path, *, unigram_loss: float | None = None) -> Path:
+def draw_loss(run: Path) -> Path:
     """Write RUN/loss.png: training loss (each step and smoothed), validation loss, the unigram model as a yardstick."""
     from matplotlib.figure import Figure
 
@@ -45,8 +49,9 @@ def draw_loss(run: Path, *, unigram_loss: float | None = None) -> Path:
     axes.plot(steps, smooth(losses, max(1, len(steps) // 40)), color="tab:blue", label=f"training, {losses[-1]:.2f}")
     if measured:
         axes.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label=f"validation, {measured[-1][1]:.2f}")
-    if unigram_loss is not None:
-        axes.axhline(unigram_loss, color="gray", linestyle=":", label=f"unigram model, {unigram_loss:.2f}")
+    if "unigram_loss" in records[-1]:
+        unigram = records[-1]["unigram_loss"]
+        axes.axhline(unigram, color="gray", linestyle=":", label=f"unigram model, {unigram:.2f}")
     axes.grid(alpha=0.3)
     axes.legend()
     return _write(figure, run / "loss.png")
@@ -72,3 +77,39 @@ def _write(figure: Any, path: Path) -> Path:
     figure.savefig(buffer, format="png", dpi=120)
     write_atomic(path, buffer.getvalue())
     return path
+
+
+class PlotConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Draw RUN/loss.png from metrics.jsonl; with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."""
+
+    run: str
+    """run folder that nanograd.train made"""
+    attention: str = ""
+    """text whose attention maps are drawn, one panel for each layer and head"""
+
+
+def attention_maps(run: Path, text: str) -> tuple[np.ndarray, list[str]]:
+    """Weights (L, H, T, T) of the run's model on `text`, and its T tokens as they read. Raises ValueError."""
+    model, tokenizer = load_model(run)
+    ids = tokenizer.encode(text)
+    if not 0 < len(ids) <= model.config.context_length:
+        raise ValueError(f"--attention: {len(ids)} tokens, give 1 to {model.config.context_length}")
+    weights = np.stack([w[0] for w in model.attention_weights(ids[None])])
+    return weights, [tokenizer.decode(ids[i : i + 1]).replace("$", r"\$") for i in range(len(ids))]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw and print the paths. Raises ValueError and OSError on bad input."""
+    import tyro
+
+    positional_run = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(PlotConfig)
+    config = tyro.cli(positional_run, prog="python -m nanograd.plot", args=argv)
+    terminal.configure_logging()
+    run = Path(config.run)
+    print(draw_loss(run))
+    if config.attention:
+        print(draw_attention(*attention_maps(run, config.attention), run / "attention.png"))
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.run(main))

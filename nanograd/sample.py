@@ -13,6 +13,8 @@ from nanograd.config import checked
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
 
+ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
+
 
 class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Continue a text with a trained model. The text alone goes to standard output."""
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import tyro
 
     positional_run = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(SampleConfig)
-    config = checked(tyro.cli(positional_run, prog="python -m nanograd.sample", description=__doc__, args=argv))
+    config = checked(tyro.cli(positional_run, prog="python -m nanograd.sample", description=ABOUT, args=argv))
     terminal.configure_logging()
     model, tokenizer = load_model(Path(config.run), device=config.device)
     ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]

@@ -28,13 +28,15 @@ from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, prepare, token_folder
 from nanograd.settings import PRESETS, TrainConfig
 from nanograd.tensor import no_grad
+from pre_process.files import write_atomic
 
 log = logging.getLogger(__name__)
+ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
-    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=__doc__ or "")
+    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT)
     terminal.configure_logging()
     backend.check_device(config.device)
     backend.keep_freed_memory()
@@ -105,7 +107,8 @@ class Run:
 
     def train(self) -> int:
         """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
-        (self.out / "config.toml").write_text(to_toml(self.config), encoding="utf-8")
+        settings = msgspec.structs.replace(self.config, config=None, out=None)  # a repeat gets a folder of its own
+        write_atomic(self.out / "config.toml", to_toml(settings).encode())
         save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
         log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
         started, record = time.perf_counter(), {}
@@ -120,6 +123,7 @@ class Run:
                 last = step == self.config.steps or bool(stop.exit_code)
                 if step % self.config.eval_every == 0 or last:
                     self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
+                    record["unigram_loss"] = self.unigram_loss
                 record["seconds"] = time.perf_counter() - started
                 metrics.write(msgspec.json.encode(record) + b"\n")
                 if "val_loss" in record:
@@ -184,7 +188,7 @@ class Run:
     def save(self) -> None:
         """Weights and the picture of the curve so far."""
         save_weights(self.out, self.model)
-        draw_loss(self.out, unigram_loss=self.unigram_loss)
+        draw_loss(self.out)
 
     def sample(self, step: int) -> str:
         """What the model says now; drawn from a stream of its own, so sampling never changes the training."""

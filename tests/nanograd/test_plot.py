@@ -31,8 +31,9 @@ def write(run, records, tail=""):
 
 
 def test_the_loss_curve_is_a_png(tmp_path):
-    write(tmp_path, [{"step": s, "loss": 5 / s, **({"val_loss": 6 / s} if s % 3 == 0 else {})} for s in range(1, 10)])
-    path = draw_loss(tmp_path, unigram_loss=6.0)
+    measured = [{"val_loss": 6 / s, "unigram_loss": 6.0} if s % 3 == 0 else {} for s in range(1, 10)]
+    write(tmp_path, [{"step": s, "loss": 5 / s, **more} for s, more in enumerate(measured, start=1)])
+    path = draw_loss(tmp_path)
     assert path.read_bytes().startswith(PNG)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nanograd import sample, terminal, train
+from nanograd import plot, sample, terminal, train
 from nanograd.config import from_command_line, read_toml
 from nanograd.prepare import token_folder
 from nanograd.settings import PRESETS
@@ -59,7 +59,7 @@ def test_the_run_folder_holds_what_later_work_relies_on(finished):
     for r in lines:
         assert {"step", "loss", "tokens", "tokens_per_second", "lr", "grad_norm", "seconds"} <= r.keys()
         assert r["tokens"] == r["step"] * 4 * 16
-    assert lines[0]["loss"] == pytest.approx(math.log(280), rel=0.05)
+    assert lines[0]["loss"] == pytest.approx(math.log(280), rel=0.1)  # word vectors already know a little
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
     log = (finished / "train.log").read_text()
@@ -209,7 +209,7 @@ def test_after_kill_9_the_last_checkpoint_is_whole(flags, tmp_path):
     out = tmp_path / "run"
     process = start(flags, out)
     process.kill()
-    process.wait()
+    process.communicate()
     assert safetensors.numpy.load_file(out / "model.safetensors")
     assert terminal.run(sample.main, [str(out), "--max-new-tokens", "2"]) == 0
 
@@ -222,3 +222,12 @@ def start(flags, out):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     return process
+
+
+def test_the_plot_command_draws_curve_and_attention(finished, capsys):
+    assert terminal.run(plot.main, [str(finished), "--attention", "the cat sat"]) == 0
+    assert capsys.readouterr().out.split() == [str(finished / "loss.png"), str(finished / "attention.png")]
+    assert (finished / "attention.png").read_bytes().startswith(b"\x89PNG")
+    (finished / "attention.png").unlink()
+    fails(plot.main, [str(finished), "--attention", "the cat " * 50], "--attention: ", capsys)
+    fails(plot.main, [str(finished / "nowhere")], "holds no metrics.jsonl", capsys)
