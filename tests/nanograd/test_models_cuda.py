@@ -61,7 +61,7 @@ def test_training_keeps_to_what_a_gpu_can_do(variant: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("fake_cuda")
 def test_a_host_batch_on_a_device_model_is_refused() -> None:
     model = DecoderLM(DecoderLMConfig(**SHAPE)).to("cuda")
-    with pytest.raises(TypeError, match="embedding: .* live on different devices"):
+    with pytest.raises(TypeError, match=r"embedding: .* live on different devices"):
         model(np.zeros((1, T), np.int64))
 
 
