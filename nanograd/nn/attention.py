@@ -23,7 +23,9 @@ class AttentionHead(Module):
     For learning and for tests; MultiHeadAttention computes the same for all heads in one operation.
     """
 
-    def __init__(self, d_model: int, d_head: int, *, rng: np.random.Generator, bias: bool = True, std: float = 0.02):
+    def __init__(
+        self, d_model: int, d_head: int, *, rng: np.random.Generator, bias: bool = True, std: float = 0.02
+    ) -> None:
         self.query = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
         self.key = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
         self.value = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
@@ -67,7 +69,7 @@ class MultiHeadAttention(Module):
         std: float = 0.02,
         out_std: float | None = None,
     ) -> None:
-        if d_model % n_heads:
+        if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"MultiHeadAttention: d_model {d_model} is not divisible by n_heads {n_heads}")
         if dropout and keys is None:
             raise ValueError("MultiHeadAttention: dropout needs keys=DropoutKeys(seed)")

@@ -112,8 +112,9 @@ def test_dropout_has_the_right_mean() -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="d_model 8 is not divisible by n_heads 3"):
-        nn.MultiHeadAttention(8, 3, rng=np.random.default_rng(0))
+    for n_heads in (0, 3):
+        with pytest.raises(ValueError, match=f"d_model 8 is not divisible by n_heads {n_heads}"):
+            nn.MultiHeadAttention(8, n_heads, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="dropout needs keys"):
         nn.MultiHeadAttention(8, 2, rng=np.random.default_rng(0), dropout=0.1)
 
