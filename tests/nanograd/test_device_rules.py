@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd import ops
+from nanograd import backend, ops
 from nanograd.backend import describe, to_device
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import AdamW, FlatParameters, clip_grad_norm, warmup_cosine
@@ -170,6 +170,13 @@ def test_a_tensor_knows_where_it_lives():
     assert type(to_device(x.data, "cpu")) is np.ndarray
     with pytest.raises(TypeError, match="Implicit conversion"):
         np.asarray(x)
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_the_second_gpu_is_the_second(monkeypatch):
+    monkeypatch.setattr(fake_cupy.cuda.runtime, "getDeviceCount", lambda: 2)
+    assert backend.device_of(to_device(np.ones(2), "cuda:1")) == "cuda:1"
+    assert backend.device_of(to_device(np.ones(2), "cuda")) == "cuda:0"
 
 
 # The stand-in itself: it would prove nothing if it let everything pass
