@@ -56,6 +56,4 @@ class StreamDecoder:
 
     def finish(self) -> str:
         """What is left of an unfinished character, as U+FFFD; the decoder is as new afterwards."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)

@@ -62,7 +62,7 @@ def _read_merges(text: str, ids: dict[str, int]) -> tuple[tuple[int, int], ...]:
     lines = text.split("\n")  # not splitlines: it also cuts at characters that may stand in a token
     if lines[0].startswith("#version"):
         lines[0] = ""
-    pairs = [(number, line.rstrip("\r").split(" ")) for number, line in enumerate(lines, 1) if line.rstrip("\r")]
+    pairs = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, pair in pairs:
         if len(pair) != 2 or not all(part in ids for part in pair):
             raise TokenizerError(f"line {number}, {short(' '.join(pair))}, is no pair of tokens of vocab.json")

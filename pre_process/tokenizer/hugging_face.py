@@ -98,8 +98,8 @@ def _read_model(model: Json, level: Level, specials: dict[str, int]) -> Vocabula
     tokens = tuple(utf8(name) if name in specials else unwritten(name, level) for name in tokens_by_id(ids))
     merges = tuple(_read_merge(merge, ids) for merge in typed(model.get("merges"), "model.merges", list))
     vocabulary = Vocabulary(tokens, merges, specials, level)
-    if vocabulary.needs_greedy != (model["type"] == "LongestMatch"):
-        raise TokenizerError(f"model.type is {model['type']} with {len(merges)} merges for {len(tokens)} tokens")
+    if vocabulary.needs_greedy != (_model_type(model) == "LongestMatch"):
+        raise TokenizerError(f"model.type is {_model_type(model)} with {len(merges)} merges for {len(tokens)} tokens")
     return vocabulary
 
 
@@ -128,8 +128,8 @@ def _read_merge(merge: Any, ids: Json) -> tuple[int, int]:
 
 def _refuse_other_parts(tree: Json, model: Json, level: Level) -> None:
     """Raise TokenizerError for settings that would change the ids or the text and that we do not have."""
-    if model.get("type") not in ("BPE", "LongestMatch"):
-        raise TokenizerError(f"model.type is {short(model.get('type'))}, not 'BPE'")
+    if _model_type(model) not in ("BPE", "LongestMatch"):
+        raise TokenizerError(f"model.type is {short(_model_type(model))}, not 'BPE'")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(key):
             raise TokenizerError(f"model.{key} is {short(model[key])}: not supported")
@@ -208,6 +208,10 @@ def _what_counts(part: Any) -> Any:
     if _type_of(part) != "ByteLevel":
         return part
     return {"use_regex": True} | {key: value for key, value in part.items() if key != "trim_offsets"}
+
+
+def _model_type(model: Json) -> Any:
+    return model.get("type", "BPE")  # the first files, GPT-2's among them, do not say
 
 
 def _type_of(part: Any) -> Any:

@@ -45,6 +45,7 @@ def edited(path: tuple[str | int, ...], value: Any) -> str:
         (edited(("model", "merges", 0), ["l", "zzz"]), "has a part that is not in the vocabulary: 'zzz'"),
         (edited(("model", "merges", 0), ["l", "l"]), "merge 0 joins b'l' and b'l' to no token"),
         (edited(("model", "merges", 0), ["l"]), "the merge ['l'] is no pair of tokens"),
+        (edited(("model", "merges", 0), ["l", "o", "w"]), "the merge ['l', 'o', 'w'] is no pair of tokens"),
         (edited(("model", "merges", 1), ["l", "o"]), "merges 0 and 1 are the same"),
         (edited(("model", "merges"), []), "model.type is BPE with 0 merges for 268 tokens"),
         (edited(("model", "type"), "Unigram"), "model.type is 'Unigram', not 'BPE'"),

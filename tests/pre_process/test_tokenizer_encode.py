@@ -155,6 +155,21 @@ def test_a_batch_is_its_rows_with_padding_and_a_mask(pad: str, batch: list[str])
         assert (row_mask[len(row_mask) - len(row) :] if pad == "left" else row_mask[: len(row)]).all()
 
 
+def test_a_padding_token_that_was_asked_for_is_a_real_token() -> None:
+    ids, mask = texts.trained("gpt2").encode_batch(["<|pad|>!", "!"], allowed_special="all")
+    assert ids[0, 0] == ids[1, 1] == 0
+    assert mask.tolist() == [[True, True], [True, False]]
+
+
+def test_padding_is_the_padding_token_wherever_it_stands() -> None:
+    swapped = Tokenizer.train(["a"], vocab_size=300, special_tokens=["<|endoftext|>", "<|pad|>"])
+    assert swapped.encode_batch(["!!", "!"])[0][1, 1] == swapped.pad_id == 1
+    without = Tokenizer.train(["a"], vocab_size=300, special_tokens=[])
+    assert without.encode_batch(["a", "b"], pad=None)[0].shape == (2, 1)
+    with pytest.raises(TokenizerError, match="no padding token"):
+        without.encode_batch(["a", "b"])
+
+
 def test_a_batch_without_padding_wants_equal_lengths() -> None:
     tokenizer = texts.trained("gpt2")
     ids, mask = tokenizer.encode_batch(["!!", "??"], pad=None)

@@ -57,18 +57,22 @@ def test_hugging_face_refuses_what_it_would_encode_otherwise(tmp_path: Path) -> 
 
 
 def test_a_file_by_hugging_face_is_read(tmp_path: Path) -> None:
-    """Its own layout of the same things: no use_regex in old files, "a b" merges, specials behind the vocabulary."""
+    """Its own layout of the same things: no types in old files, "a b" merges, specials behind the vocabulary."""
     ours = texts.tiny()
     tree = json.loads(ours.to_json())
-    del tree["pre_tokenizer"]["use_regex"]
+    del tree["pre_tokenizer"]["use_regex"], tree["model"]["type"]
+    tree["pre_tokenizer"]["trim_offsets"] = False
     tree["model"]["merges"] = [" ".join(pair) for pair in tree["model"]["merges"]]
-    tree["added_tokens"].append({"id": 268, "content": "<|new|>", "special": True})
+    tree["added_tokens"].insert(0, {"id": 268, "content": "<|new|>", "special": True})
     tree |= {"post_processor": {"type": "ByteLevel", "trim_offsets": False}, "padding": {"strategy": "BatchLongest"}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree), encoding="utf-8")
     theirs = Tokenizer.load(tmp_path)
     assert theirs.encode(SAMPLE).tolist() == ours.encode(SAMPLE).tolist()
     assert theirs.special_tokens == {"<|pad|>": 0, "<|endoftext|>": 1, "<|new|>": 268}
     assert theirs.encode("<|new|>", allowed_special="all").tolist() == [268]
+    theirs.save(tmp_path)
+    assert [token["id"] for token in json.loads(theirs.to_json())["added_tokens"]] == [0, 1, 268]
+    assert Tokenizer.load(tmp_path).sha256 == theirs.sha256
 
 
 def test_the_two_files_of_gpt2_come_back(tmp_path: Path) -> None:

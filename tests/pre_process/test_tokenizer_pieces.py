@@ -90,6 +90,7 @@ def test_pieces_are_those_of_hugging_face(pattern: str, text: str) -> None:
         ("ascii", False, "2×3 café — naïve 中", "2*3 cafe - naive Zhong"),
         ("ascii", True, "Ünter", "unter"),
         ("none", True, "ΌΣΟΣ İ", "όσοσ i\u0307"),  # letter by letter: no final ς
+        ("nfkc", True, "ℌ", "h"),  # first the form, then the case
         ("nfc", False, "\ud800", "\ud800"),
     ],
 )

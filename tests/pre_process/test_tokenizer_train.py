@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from pre_process.tokenizer import Tokenizer, TokenizerError
 from pre_process.tokenizer.bpe import learn_merges
+from pre_process.tokenizer.byte_level import BYTES_IN_ORDER
 from pre_process.tokenizer.pre_tokenize import PATTERNS
+from pre_process.tokenizer.vocabulary import Vocabulary
 from tests.pre_process import tokenizer_texts as texts
 
 SPECIALS = ["<|pad|>", "<|endoftext|>"]
@@ -165,6 +167,26 @@ def test_the_naive_vocabulary_keeps_frequent_characters_and_leaves_rare_ones_to_
     tokenizer = Tokenizer.train(["éé é中 aé"], vocab_size=1000, pattern="naive", min_frequency=2)
     assert len(tokenizer.encode("é")) == 1
     assert [tokenizer.token_bytes(i) for i in tokenizer.encode("中")] == [b"\xe4", b"\xb8", b"\xad"]
+
+
+def test_bytes_of_rare_characters_are_never_merged() -> None:
+    """中 and 丅 begin with the same two bytes, which are frequent together; no file of characters holds half of one."""
+    tokenizer = Tokenizer.train(["中丅 ab \ud800\ud800"], vocab_size=1000, pattern="naive", min_frequency=2)
+    assert tokenizer.vocabulary.merges == ()
+    assert tokenizer.vocab_size == 2 + 256
+    assert "中" not in tokenizer.to_json()
+
+
+def test_the_training_text_is_normalized() -> None:
+    tokenizer = Tokenizer.train(["ÀB ÀB"], vocab_size=300, normalizer="ascii", lowercase=True)
+    assert tokenizer.token_bytes(258) == b"ab"
+    assert tokenizer.decode(tokenizer.encode("ÀB")) == "ab"
+
+
+def test_a_merge_cannot_start_from_a_special_token() -> None:
+    tokens = (*BYTES_IN_ORDER, b"ab", b"ab!")
+    with pytest.raises(TokenizerError, match="merge 0 joins b'ab' and b'!' to no token"):
+        Vocabulary(tokens, ((256, tokens.index(b"!")),), {"ab": 256}, "byte")
 
 
 def test_training_reads_a_generator_once_and_document_by_document() -> None:
