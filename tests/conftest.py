@@ -1,8 +1,11 @@
 """`pytest --device cuda` runs the tests marked `cuda` on a GPU; without a GPU they are skipped, and say why."""
 
+import os
+
 import pytest
 
-from nanograd import backend
+# The matrices of tests are small: a second BLAS thread only spins. Set before NumPy, which reads it, is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +21,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def why_no_gpu(device: str) -> str | None:
     """None if tests can run on the GPU that `device` names."""
+    from nanograd import backend
+
     if device == "cpu":
         return "needs a GPU: pytest --device cuda"
     try:
