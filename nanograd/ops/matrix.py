@@ -31,8 +31,8 @@ def _(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs) -> Any:
 
 
 def _left_product(xp: ArrayModule, a: Array, dy: Array, ndim: int) -> Array:
-    """aᵀ dy; one product over all rows where b was a single matrix, not one for each and a sum over them"""
-    if ndim == 2 and a.ndim == dy.ndim:
+    """aᵀ dy; where b is a single matrix, one product over all rows instead of one each and a sum over them"""
+    if ndim == 2:
         return _rows(a).T @ _rows(dy)
     return xp.matmul(a.swapaxes(-1, -2), dy)
 

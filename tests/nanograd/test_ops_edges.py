@@ -95,6 +95,13 @@ def test_empty_arrays(case):
         assert not dx.any() or case.op in (ops.add, ops.concatenate)
 
 
+def test_ids_in_small_integers_do_not_wrap_around():
+    """Token files hold uint16; 300 · 300 places do not fit into it."""
+    ids = np.array([299, 5, 299], np.uint16)
+    _, (dweight,) = value_and_gradients(ops.embedding, [np.zeros((300, 300)), ids], np.ones((3, 300)))
+    np.testing.assert_array_equal(dweight.sum(axis=1), np.bincount(ids, minlength=300) * 300)
+
+
 def test_cross_entropy_of_what_is_known():
     V = 7
     for logits in (zeros(4, V), zeros(4, V) + 1e4):  # uniform, wherever it lies
