@@ -4,6 +4,8 @@ A token may be half a character, which JSON cannot hold. GPT-2 (Radford et al. 2
 character: visible Latin-1 stands for itself, the other 68 bytes for U+0100, U+0101 … So " the" is written "Ġthe".
 """
 
+from reprlib import repr as short
+
 _VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTE_TO_CHARACTER = {**{byte: chr(byte) for byte in _VISIBLE}, **{byte: chr(256 + i) for i, byte in enumerate(_HIDDEN)}}
@@ -18,6 +20,11 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """True if a code point of `text` is half a UTF-16 pair: a str can hold it, a UTF-8 file cannot."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def to_visible(token: bytes) -> str:
     """b" the" → "Ġthe"."""
     return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
@@ -28,4 +35,4 @@ def from_visible(written: str) -> bytes:
     try:
         return bytes(CHARACTER_TO_BYTE[character] for character in written)
     except KeyError as error:
-        raise ValueError(f"token {written!r}: the character {error.args[0]!r} stands for no byte") from None
+        raise ValueError(f"token {short(written)}: the character {error.args[0]!r} stands for no byte") from None

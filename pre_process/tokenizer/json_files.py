@@ -8,6 +8,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NoReturn
 
+from pre_process.tokenizer.byte_level import has_lone_surrogate
 from pre_process.tokenizer.vocabulary import TokenizerError
 
 
@@ -68,7 +69,7 @@ def tokens_by_id(ids: dict[str, Any]) -> list[str]:
             raise TokenizerError(f"token {short(token)} has id {short(token_id)}, not one of 0 … {len(ids) - 1}")
         if tokens[token_id] is not None:
             raise TokenizerError(f"tokens {short(tokens[token_id])} and {short(token)} have the same id {token_id}")
-        if any("\ud800" <= character <= "\udfff" for character in token):
+        if has_lone_surrogate(token):
             raise TokenizerError(f"token {short(token)} holds a lone surrogate, which is not Unicode text")
         tokens[token_id] = token
     return [token for token in tokens if token is not None]

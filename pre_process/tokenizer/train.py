@@ -1,12 +1,12 @@
 """From texts to a vocabulary: normalize, cut into pieces, count them, number the first symbols, learn the merges."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from pre_process.tokenizer.bpe import learn_merges
-from pre_process.tokenizer.byte_level import utf8
-from pre_process.tokenizer.vocabulary import Level, TokenizerError, Vocabulary, first_symbols
+from pre_process.tokenizer.byte_level import BYTES_IN_ORDER, has_lone_surrogate, utf8
+from pre_process.tokenizer.vocabulary import Level, TokenizerError, Vocabulary
 
 
 def count_pieces(
@@ -34,7 +34,7 @@ def check_specials(special_tokens: Sequence[str], split: Callable[[str], list[st
     for special in special_tokens:
         if len(split(special)) < 2:
             raise TokenizerError(f"special token {special!r} looks like ordinary text: write it like <|name|>")
-        if any("\ud800" <= character <= "\udfff" for character in special):
+        if has_lone_surrogate(special):
             raise TokenizerError(f"special token {special!r} holds a lone surrogate, which no file can hold")
 
 
@@ -69,17 +69,34 @@ def train_vocabulary(
     return Vocabulary(tuple(tokens), tuple(merges), specials, level)
 
 
+def first_symbols(pieces: Mapping[str, int], *, level: Level, min_frequency: int) -> Sequence[bytes]:
+    """The tokens that exist before any merge: the 256 bytes, and for "character" each non-ASCII character seen often.
+
+    `pieces` counts the pieces of the training text; a character rarer than `min_frequency` is left to its bytes.
+    """
+    if level == "byte":
+        return BYTES_IN_ORDER
+    counts: Counter[str] = Counter()
+    for piece, count in pieces.items():
+        if not piece.isascii():
+            for character in piece:
+                counts[character] += count
+    seen = sorted(
+        character for character, count in counts.items() if count >= min_frequency and _may_be_a_token(character)
+    )
+    return [bytes([byte]) for byte in range(256)] + [utf8(character) for character in seen]
+
+
+def _may_be_a_token(character: str) -> bool:
+    return not character.isascii() and not has_lone_surrogate(character)
+
+
 def _words(pieces: Counter[str], vocabulary: Vocabulary) -> Counter[tuple[int, ...]]:
     """The pieces as first symbols. At character level a rare character's bytes cut the word: they are never merged."""
+    never_merged = set(vocabulary.byte_ids(bytes(range(128, 256)))) if vocabulary.level == "character" else set[int]()
     words: Counter[tuple[int, ...]] = Counter()
     for piece, count in pieces.items():
-        symbols = vocabulary.symbols(piece)
-        if vocabulary.level == "byte" or piece.isascii():
-            words[tuple(symbols)] += count
-            continue
-        for is_lone_byte, run in groupby(
-            symbols, key=lambda i: vocabulary.tokens[i] >= b"\x80" and len(vocabulary.tokens[i]) == 1
-        ):
-            if not is_lone_byte:
+        for is_cut, run in groupby(vocabulary.symbols(piece), key=never_merged.__contains__):
+            if not is_cut:
                 words[tuple(run)] += count
     return words

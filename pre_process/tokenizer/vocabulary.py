@@ -5,10 +5,10 @@ no "unknown" token is needed. Two levels of first symbols: "byte" starts from th
 characters seen in training, a rare one falling back to its bytes.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from reprlib import repr as short
 from typing import Literal
 
 from pre_process.tokenizer.byte_level import BYTES_IN_ORDER, utf8
@@ -49,7 +49,7 @@ class Vocabulary:
             if not token:
                 raise TokenizerError(f"token {token_id} is empty")
             if ids.setdefault(token, token_id) != token_id:
-                raise TokenizerError(f"tokens {ids[token]} and {token_id} are both {token!r}")
+                raise TokenizerError(f"tokens {ids[token]} and {token_id} are both {short(token)}")
         if missing := ALL_BYTES - ids.keys():
             raise TokenizerError(
                 f"{len(missing)} of the 256 single bytes are not in the vocabulary: {min(missing)!r} …"
@@ -63,7 +63,8 @@ class Vocabulary:
         for rank, (left, right) in enumerate(self.merges):
             made = self.ids.get(self.tokens[left] + self.tokens[right])
             if made is None or special_ids & {left, right}:
-                raise TokenizerError(f"merge {rank} joins {self.tokens[left]!r} and {self.tokens[right]!r} to no token")
+                parts = f"{short(self.tokens[left])} and {short(self.tokens[right])}"
+                raise TokenizerError(f"merge {rank} joins {parts} to no token")
             if ranks.setdefault((left, right), (rank, made))[0] != rank:
                 raise TokenizerError(f"merges {ranks[left, right][0]} and {rank} are the same")
         return ranks
@@ -81,33 +82,12 @@ class Vocabulary:
         """The ids that a piece starts from before any merge: its bytes, or its characters where they are tokens."""
         if self.level == "byte":
             return self.byte_ids(utf8(piece))
-        known = ((self.ids.get(character), character) for character in map(utf8, piece))
-        return [
-            i for token_id, character in known for i in (self.byte_ids(character) if token_id is None else [token_id])
-        ]
+        ids: list[int] = []
+        for character in map(utf8, piece):
+            known = self.ids.get(character)
+            ids += self.byte_ids(character) if known is None else [known]
+        return ids
 
     def byte_ids(self, data: bytes) -> list[int]:
         """The ids of the single bytes of `data`: every text has them."""
         return [self.ids[data[i : i + 1]] for i in range(len(data))]
-
-
-def first_symbols(pieces: Mapping[str, int], *, level: Level, min_frequency: int) -> Sequence[bytes]:
-    """The tokens that exist before any merge: the 256 bytes, and for "character" each non-ASCII character seen often.
-
-    `pieces` counts the pieces of the training text; a character rarer than `min_frequency` is left to its bytes.
-    """
-    if level == "byte":
-        return BYTES_IN_ORDER
-    counts: Counter[str] = Counter()
-    for piece, count in pieces.items():
-        if not piece.isascii():
-            for character in piece:
-                counts[character] += count
-    seen = sorted(
-        character for character, count in counts.items() if count >= min_frequency and _beyond_ascii(character)
-    )
-    return [bytes([byte]) for byte in range(256)] + [utf8(character) for character in seen]
-
-
-def _beyond_ascii(character: str) -> bool:
-    return character > "\x7f" and not "\ud800" <= character <= "\udfff"  # no file can hold a lone surrogate
