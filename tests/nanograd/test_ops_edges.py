@@ -60,6 +60,15 @@ def test_nan_is_not_hidden():
         assert np.isnan(op(x).data).any()
 
 
+def test_gelu_in_float32_is_as_exact_as_erf():
+    x = np.linspace(-40, 40, 100_001)
+    (y, (dx,)), (expected, (expected_dx,)) = (
+        value_and_gradients(ops.gelu, [x.astype(dtype)], np.ones(x.shape, dtype)) for dtype in (np.float32, np.float64)
+    )
+    assert (np.abs(y - expected) <= 3e-7 * np.maximum(1, np.abs(x))).all()
+    assert (np.abs(dx - expected_dx) <= 1e-6).all()
+
+
 def test_sigmoid_is_exact_in_the_far_tail():
     np.testing.assert_allclose(ops.sigmoid(np.float32([-80])).data, np.exp(np.float32(-80)), rtol=1e-6)
 
