@@ -22,6 +22,7 @@ class Primitive:
 
     `op(x, …)` takes and returns tensors; `op.formula.forward(np, array, …)` is the bare formula.
     Arrays are positional, settings keyword-only. A primitive without a backward (a comparison, say) passes no gradient.
+    The result has the floating-point type of the inputs, unless one of the settings is `dtype`.
     """
 
     def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]]) -> None:
@@ -41,21 +42,24 @@ class Primitive:
 
     def __call__(self, *inputs: Any, **settings: Any) -> Tensor:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        xp = self._common_module(arrays)
+        xp, dtype = self._common_ground(arrays)
         try:
             y, saved = self.formula.forward(xp, *arrays, **settings)
         except (ValueError, IndexError, TypeError) as error:
             kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
             raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
         out = Tensor(np.asarray(y) if isinstance(y, np.generic) else y)
-        if self.formula.backward is not None and is_recording():
-            parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
-            if any(parents):
-                out.node = Node(out.data, self.formula, parents, saved, settings)
+        if out.data.dtype.kind == "f":
+            if (dtype is None or out.data.dtype != dtype) and "dtype" not in settings:
+                out.data = self._in_one_type(out.data, dtype, arrays)
+            if self.formula.backward is not None and is_recording():
+                parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
+                if any(parents):
+                    out.node = Node(out.data, self.formula, parents, saved, settings)
         return out
 
-    def _common_module(self, arrays: list[Any]) -> ArrayModule:
-        """numpy or cupy; refuses to mix the two, or two floating-point types, in one operation."""
+    def _common_ground(self, arrays: list[Any]) -> tuple[ArrayModule, Any]:
+        """numpy or cupy, and the one floating-point type: an operation mixes neither modules nor such types."""
         first: Array = None
         floating: Array = None
         for i, x in enumerate(arrays):
@@ -72,7 +76,15 @@ class Primitive:
                     floating = x
                 elif x.dtype != floating.dtype:
                     raise TypeError(f"{self.name}: {describe(floating)} meets {describe(x)}; cast one with astype")
-        return backend.array_module(first) if first is not None else np
+        xp = backend.array_module(first) if first is not None else np
+        return xp, None if floating is None else floating.dtype
+
+    def _in_one_type(self, y: Array, dtype: Any, arrays: list[Any]) -> Array:
+        """Only integers went in: NumPy answers in float64, we in float32. A float32 that grew is an error."""
+        if dtype is None:
+            return y.astype(np.float32)
+        operands = " and ".join(map(describe, arrays))
+        raise TypeError(f"{self.name}: {operands} would give {y.dtype}; cast one with astype, to stay in {dtype}")
 
     def _operand(self, i: int, x: Any) -> Any:
         """What is not simply a NumPy array: a CuPy array, a plain number, a NumPy scalar, a memory map."""

@@ -256,7 +256,8 @@ def _unbroadcast(dx: Array, shape: tuple[int, ...]) -> Array:
         return dx
     extra = dx.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
-    return dx.sum(axis=axes, keepdims=True).reshape(shape)
+    wide = np.float32 if dx.dtype == np.float16 else dx.dtype  # 2048 + 1 is 2048 in float16
+    return dx.sum(axis=axes, keepdims=True, dtype=wide).reshape(shape).astype(dx.dtype, copy=False)
 
 
 def _as_array(data: Any) -> Array:

@@ -77,6 +77,35 @@ def test_a_number_never_changes_the_dtype(number, dtype):
     assert ops.maximum(w, number).dtype == ops.where(w > 0, w, number).dtype == dtype
 
 
+def test_integers_among_themselves_become_float32():
+    ids = Tensor([1, 2])
+    for y in (ids * 0.5, ids / ids, ops.exp(ids), ops.where(ids > 1, 1.0, 0.0), ops.exp(np.int8([1]))):
+        assert y.dtype == F32
+    assert (ids + 1).dtype == np.int64
+    assert ids.astype(F64).dtype == F64
+
+
+@pytest.mark.parametrize("op", [ops.add, ops.mul, ops.div, ops.maximum, ops.power, lambda x, n: ops.where(n > 1, x, n)])
+def test_integers_do_not_widen_what_they_meet(op):
+    """NumPy: float32 · int64 is float64. The gradient of a float32 leaf would be float64 too."""
+    with pytest.raises(TypeError, match=r"float32 \(3,\) and int64 \(3,\) would give float64; cast one with astype"):
+        op(leaf(3), np.array([1, 2, 3]))
+    assert op(leaf(3), np.array([1, 2, 3], np.uint8)).dtype == F32  # these fit
+    assert op(leaf(3, dtype=F64), np.array([1, 2, 3])).dtype == F64
+
+
+def test_only_floating_results_can_carry_a_gradient():
+    assert not ops.cast(leaf(2), dtype=np.int64).requires_grad
+    assert ops.cast(leaf(2), dtype=F64).requires_grad
+
+
+def test_the_gradient_of_a_broadcast_float16_is_summed_in_more():
+    bias = leaf(1, dtype=np.float16)
+    (Tensor(np.ones((8192, 1), np.float16)) + bias).backward(np.ones((8192, 1), np.float16))
+    assert bias.grad.dtype == np.float16
+    assert bias.grad.tolist() == [8192.0]
+
+
 def test_zero_dimensional_results_keep_their_dtype():
     for dtype in (F32, F64):
         assert leaf(2, dtype=dtype).sum().dtype == dtype
