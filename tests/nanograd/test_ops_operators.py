@@ -16,12 +16,12 @@ EXPRESSIONS = [
     lambda x: x.reshape(6, 4) + x.reshape((6, 4)) + x.reshape(-1, 4),
     lambda x: x.transpose(0, 2, 1) + x.transpose((0, 2, 1)),
     lambda x: x.T + x.transpose() + x.transpose(None),
-    lambda x: x.sum() + x.sum(1) [0] [0] + x.mean(axis=(0, 1)) - x.var(0).max() + x.min(-1, keepdims=True),
+    lambda x: x.sum() + x.sum(1)[0][0] + x.mean(axis=(0, 1)) - x.var(0).max() + x.min(-1, keepdims=True),
     lambda x: x[0] + x[:, -1][1] + x[..., 2:3] + x[[1, 0]][1] + x[np.array([1, 0]), 1][0],
     lambda x: x.squeeze() + x.clip(1, 2),
     lambda x: sum(row.sum() for row in x),
     lambda x: x.astype(np.float64) * np.float64(2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("number", range(len(EXPRESSIONS)))
