@@ -9,7 +9,6 @@ Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `n
 
 from nanograd import nn, ops
 from nanograd.nn import Module, Parameter
-from nanograd.primitive import primitive
 from nanograd.tensor import Tensor, no_grad
 
-__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops", "primitive"]
+__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops"]
