@@ -18,8 +18,8 @@ from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
 Method = Literal["merges", "greedy"]
 Ranks = Mapping[tuple[int, int], tuple[int, int]]
 
-LONG_PIECE = 64  # symbols; the quadratic scan is faster below, and longer pieces are not worth remembering
 CACHE_SIZE = 1 << 16  # pieces; about the distinct words of 10 MB of English
+LONGEST_REMEMBERED = 64  # characters; what is longer hardly comes again
 
 
 class Encoder:
@@ -46,11 +46,10 @@ class Encoder:
     def _encode_piece(self, piece: str, method: Method) -> list[int]:
         if method == "greedy":
             return longest_matches(utf8(piece), self._lookup)
-        symbols, ranks = self._vocabulary.symbols(piece), self._vocabulary.ranks
-        return apply_merges(symbols, ranks) if len(symbols) <= LONG_PIECE else apply_merges_to_long(symbols, ranks)
+        return apply_merges(self._vocabulary.symbols(piece), self._vocabulary.ranks)
 
     def _remember(self, cache: dict[str, list[int]], piece: str, ids: list[int]) -> None:
-        if len(piece) > LONG_PIECE:
+        if len(piece) > LONGEST_REMEMBERED:
             return
         if len(cache) >= CACHE_SIZE:
             cache.clear()  # as simple as a bound gets, and the frequent words are back at once
@@ -97,20 +96,11 @@ def longest_matches(data: bytes, lookup: HashLookup) -> list[int]:
 
 
 def apply_merges(symbols: list[int], ranks: Ranks) -> list[int]:
-    """The definition: join the leftmost pair of lowest rank until no pair has a rank. O(n²) in the symbols."""
-    symbols, never = list(symbols), (len(ranks), 0)
-    while len(symbols) > 1:
-        candidates = [ranks.get(pair, never) for pair in pairwise(symbols)]
-        best = min(candidates)
-        if best == never:
-            break
-        i = candidates.index(best)
-        symbols[i : i + 2] = [best[1]]
-    return symbols
+    """Join the leftmost pair of lowest rank, and again, until no pair has a rank.
 
-
-def apply_merges_to_long(symbols: list[int], ranks: Ranks) -> list[int]:
-    """The same ids in O(n log n): a heap of (rank, place), and a linked list of the symbols that are still there."""
+    Looking through all pairs each time would be O(n²). Here a heap of (rank, place) finds the next one and a linked
+    list keeps the symbols that are still there: O(n log n), so that a megabyte without a space is no trouble.
+    """
     symbols, n = list(symbols), len(symbols)
     after, before = [*range(1, n), -1], [*range(-1, n - 1)]
     heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
