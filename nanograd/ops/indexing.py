@@ -36,6 +36,7 @@ def embedding(xp: ArrayModule, weight: Array, ids: Array) -> Value:
 
     Raises IndexError for an id outside the vocabulary (on a CPU: looking for one would make a GPU wait).
     """
+    ids = xp.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError("ids must be integers")
     if weight.ndim != 2:

@@ -25,6 +25,7 @@ def cross_entropy(
     ε = label_smoothing: the target distribution is mixed with the uniform one (Szegedy et al. 2015, arXiv:1512.00567).
     ζ = z_loss keeps ℓ near 0 (PaLM, arXiv:2204.02311, uses 1e-4). Raises ValueError for a target outside [0, V).
     """
+    targets = xp.asarray(targets)
     _check(xp, logits, targets, ignore_index)
     z, t = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     real = t != ignore_index

@@ -109,6 +109,12 @@ def test_ids_in_small_integers_do_not_wrap_around():
     np.testing.assert_array_equal(dweight.sum(axis=1), np.bincount(ids, minlength=300) * 300)
 
 
+def test_one_id_may_be_a_plain_number():
+    weight = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(ops.embedding(weight, 2).data, [4, 5])
+    assert ops.cross_entropy(weight[0], 1).item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
 def test_cross_entropy_of_what_is_known():
     V = 7
     for logits in (zeros(4, V), zeros(4, V) + 1e4):  # uniform, wherever it lies
