@@ -112,12 +112,18 @@ class Function:
         return _call(self.name, self.numpy, self.cupy, *args, **settings)
 
     def __getattr__(self, method: str) -> Any:
-        if not hasattr(self.cupy, method):
+        if not hasattr(self.cupy, method) or self.name not in UFUNC_METHODS.get(method, ()):
             raise AttributeError(f"cupy.{self.name} has no .{method}")
         return functools.partial(_call, f"{self.name}.{method}", getattr(self.numpy, method), None)
 
 
 WAITS = {"argwhere", "bincount", "compress", "extract", "flatnonzero", "nonzero", "unique"}
+UFUNC_METHODS = {  # the others exist too, but raise NotImplementedError when they are called
+    "reduce": {"add", "multiply"},
+    "accumulate": {"add", "multiply"},
+    "reduceat": {"add"},
+    "at": {"add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"},
+}
 UFUNC_SETTINGS = {"out", "dtype", "casting", "where"}
 
 

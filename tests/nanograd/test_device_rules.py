@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd import backend, ops
+from nanograd import backend, nn, ops
 from nanograd.backend import describe, to_device
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import AdamW, FlatParameters, clip_grad_norm, warmup_cosine
@@ -124,8 +124,24 @@ def test_forward_and_backward_of_a_model_need_no_round_trip():
     model = DecoderLM(config(dropout=0.1, attention_dropout=0.1), seed=1).to("cuda")
     ids, targets = (to_fake(np.random.default_rng(i).integers(0, 17, (2, 8))) for i in range(2))
     mask = to_fake(np.arange(8) < np.array([[8], [5]]))
-    with fake_cupy.captured():
-        ops.cross_entropy(model(ids, mask), targets).backward()
+    for padding_mask in (mask, None):
+        with fake_cupy.captured():
+            ops.cross_entropy(model(ids, padding_mask), targets).backward()
+
+
+def attend(device: str) -> list[Any]:
+    """What no training uses: one head alone, and the weights of all heads, with and without padding."""
+    x, rng = np.random.default_rng(0).standard_normal((2, 5, 8), np.float32), np.random.default_rng(1)
+    head, heads = nn.AttentionHead(8, 4, rng=rng).to(device), nn.MultiHeadAttention(8, 2, rng=rng).to(device)
+    inputs = Tensor(to_device(x, device))
+    masks = to_device(np.arange(5) < np.array([[5], [3]]), device), None
+    return [f for mask in masks for f in (head(inputs, mask).data, heads.attention_weights(inputs, mask))]
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_attention_heads_and_maps_are_the_same_on_both_devices():
+    for found, expected in zip(attend("cuda"), attend("cpu"), strict=True):
+        np.testing.assert_allclose(found.held, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("_stand_in")
@@ -213,8 +229,10 @@ def test_the_stand_in_lacks_what_cupy_lacks():
             getattr(fake_cupy, name)
     with pytest.raises(AttributeError, match="newbyteorder"):
         _ = device_array(3).newbyteorder
-    with pytest.raises(AttributeError, match="reduce"):
-        _ = fake_cupy.matmul.reduce
+    for ufunc in (fake_cupy.matmul, fake_cupy.maximum):
+        with pytest.raises(AttributeError, match=r"has no \.reduce"):
+            _ = ufunc.reduce
+    fake_cupy.add.reduce(device_array(3))
 
 
 ROUND_TRIPS = {
