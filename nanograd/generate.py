@@ -1,5 +1,6 @@
 """Floor 5. From a model's logits to text: temperature, top-k, top-p, one token at a time."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def next_token_probabilities(
     top_p        keep the fewest tokens whose probability reaches p; 1 keeps all (nucleus, Holtzman et al. 2020)
     Raises ValueError for a temperature or top_k below 0, or a top_p outside (0, 1].
     """
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature {temperature} and top_k {top_k} must be ≥ 0, and top_p {top_p} in (0, 1]")
     logits = logits.astype(np.float64)
     if temperature == 0:

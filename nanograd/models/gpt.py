@@ -156,7 +156,7 @@ class DecoderLM(nn.Module):
         return weights
 
     def _check_inputs(self, ids: Array, padding_mask: Array | None) -> None:
-        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        if not hasattr(ids, "dtype") or ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise ValueError(f"DecoderLM: ids must be integers of shape (B, T), not {backend.describe(ids)}")
         if not 1 <= ids.shape[1] <= self.config.context_length:
             raise ValueError(f"DecoderLM: {ids.shape[1]} tokens, but context_length is {self.config.context_length}")

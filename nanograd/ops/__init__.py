@@ -83,6 +83,13 @@ def _astype(x: Tensor, dtype: Any) -> Tensor:
     return cast(x, dtype=dtype) if np.dtype(dtype).kind == "f" else Tensor(x.data.astype(dtype))
 
 
+def _same_object(x: Tensor, other: Any) -> bool:
+    """== asks whether two tensors are one object, as sets, dictionaries and `in` need it."""
+    if other is None or isinstance(other, Tensor):
+        return x is other
+    raise TypeError(f"tensor == {type(other).__name__}: ops.equal(x, y) compares numbers, one by one")
+
+
 def _rows(x: Tensor) -> Iterator[Tensor]:
     return (x[i] for i in range(len(x)))
 
@@ -106,7 +113,7 @@ _OPERATORS_AND_METHODS: dict[str, Any] = {
     "__ge__": greater_equal,
     "__lt__": less,
     "__le__": less_equal,
-    # == stays "the same object", as sets, dictionaries and `in` need it; ops.equal compares numbers
+    "__eq__": _same_object,
     "__getitem__": lambda x, index: getitem(x, index=_plain(index)),
     "__iter__": _rows,
     "exp": exp,

@@ -129,6 +129,7 @@ def _slope_exact(xp: ArrayModule, x: Array, cdf: Array) -> Array:
 
 def _slope_tanh(xp: ArrayModule, x: Array) -> Array:
     """½ (1 + t) (1 + (1 − t) x u′),  t = tanh u,  u′ = √(2/π) (1 + 3 · 0.044715 x²)"""
+    x = xp.clip(x, -16, 16)  # beyond, t is ±1 to the last bit; in float16 x² would overflow
     t = _tanh_u(xp, x)
     slope = x * x
     slope *= 0.10703222440890037

@@ -4,6 +4,7 @@ from math import prod
 from typing import Any
 
 from nanograd.backend import Array, ArrayModule
+from nanograd.ops.reduction import accumulator
 from nanograd.primitive import Needs, Value, primitive
 
 
@@ -56,7 +57,7 @@ def _(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs) -> A
     dy = _rows(dy)
     dx = (dy @ weight).reshape(x.shape) if needs[0] else None
     dweight = dy.T @ _rows(x) if needs[1] else None
-    dbias = dy.sum(axis=0) if len(needs) > 2 and needs[2] else None
+    dbias = dy.sum(axis=0, dtype=accumulator(dy.dtype)).astype(dy.dtype, copy=False) if any(needs[2:]) else None
     return (dx, dweight, dbias)[: len(needs)]
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.ops.reduction import accumulator
+from nanograd.ops.reduction import accumulator, floating
 from nanograd.primitive import Needs, Value, primitive
 
 
@@ -14,6 +14,7 @@ def layer_norm(xp: ArrayModule, x: Array, weight: Array, bias: Array, *, eps: fl
     μ and σ² over the last axis.   Ba, Kiros & Hinton 2016, arXiv:1607.06450
     """
     _check(x, weight, bias)
+    x = floating(x)
     wide = accumulator(x.dtype)
     n = x - x.mean(axis=-1, keepdims=True, dtype=wide)
     r = 1 / xp.sqrt(_mean_of_product(xp, n, n) + eps)
@@ -42,6 +43,7 @@ def _(xp: ArrayModule, dy: Array, n: Array, r: Array, weight: Array, *, eps: flo
 def rms_norm(xp: ArrayModule, x: Array, weight: Array, *, eps: float = 1e-5) -> Value:
     """y = w ⊙ n,  n = x r,  r = 1/√(⟨x²⟩ + ε).   x (…, C), weight (C,).   Zhang & Sennrich 2019, arXiv:1910.07467"""
     _check(x, weight, None)
+    x = floating(x)
     wide = x.astype(accumulator(x.dtype), copy=False)
     r = 1 / xp.sqrt(_mean_of_product(xp, wide, wide) + eps)
     n = wide * r
@@ -68,7 +70,8 @@ def _mean_of_product(xp: ArrayModule, a: Array, b: Array) -> Array:
 
 def _over_rows(d: Array, weight: Array) -> Array:
     """Sum over every axis but the last."""
-    return d.reshape(-1, d.shape[-1]).sum(axis=0).astype(weight.dtype, copy=False)
+    total = d.reshape(-1, d.shape[-1]).sum(axis=0, dtype=accumulator(weight.dtype))
+    return total.astype(weight.dtype, copy=False)
 
 
 def _check(x: Array, weight: Array, bias: Array) -> None:

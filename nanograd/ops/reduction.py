@@ -24,7 +24,10 @@ def finite_max(xp: ArrayModule, x: Array, axis: Axis) -> Array:
 
     np.fmax passes over NaN and is therefore twice as fast as np.max; a NaN in x reaches the result in any case.
     """
-    m = np.fmax.reduce(x, axis=axis, keepdims=True) if xp is np else x.max(axis=axis, keepdims=True)
+    if xp is np:
+        m = np.fmax.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+    else:
+        m = (x.max if x.size else x.sum)(axis=axis, keepdims=True)  # max wants elements; the sum of none is 0
     return xp.where(xp.isfinite(m), m, 0)
 
 
@@ -50,7 +53,8 @@ def _count(shape: tuple[int, ...], axis: Axis) -> int:
     return prod(shape[i] for i in axes)
 
 
-def _floating(x: Array) -> Array:
+def floating(x: Array) -> Array:
+    """x itself, or integers and booleans as float32"""
     return x if x.dtype.kind == "f" else x.astype(np.float32)
 
 
@@ -69,7 +73,7 @@ def _(xp: ArrayModule, dy: Array, shape: Any, *, axis: Axis = None, keepdims: bo
 @primitive
 def mean(xp: ArrayModule, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Value:
     """y = 1/n Σᵢ xᵢ; float32 for integers and booleans. Raises ValueError for n = 0."""
-    x = _floating(x)
+    x = floating(x)
     if (n := _count(x.shape, axis)) == 0:
         raise ValueError("the mean of no elements is not defined")
     y = x.sum(axis=axis, keepdims=keepdims, dtype=accumulator(x.dtype)) / n
@@ -84,7 +88,7 @@ def _(xp: ArrayModule, dy: Array, shape: Any, *, axis: Axis = None, keepdims: bo
 @primitive
 def var(xp: ArrayModule, x: Array, *, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Value:
     """y = 1/(n − c) Σᵢ (xᵢ − μ)²; c = 1 gives the unbiased estimate. Raises ValueError unless n > c."""
-    x = _floating(x)
+    x = floating(x)
     if (n := _count(x.shape, axis) - correction) <= 0:
         raise ValueError(f"the variance of {n + correction} elements with correction={correction} is not defined")
     wide = accumulator(x.dtype)
@@ -145,6 +149,7 @@ def _share(xp: ArrayModule, dy: Array, chosen: Array, axis: Axis) -> Array:
 @primitive
 def logsumexp(xp: ArrayModule, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Value:
     """y = ln Σᵢ exp xᵢ, computed as m + ln Σᵢ exp(xᵢ − m) with m = max x; −∞ where every xᵢ is"""
+    x = floating(x)
     m, total = max_and_sum_exp(xp, x, axis)
     nothing = total == 0
     y = xp.where(nothing, -xp.inf, m + xp.log(total + nothing)).astype(x.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, SupportsIndex
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.ops.indexing import getitem
@@ -128,12 +128,15 @@ def _(xp: ArrayModule, dy: Array, *, axis: int = 0, needs: Needs) -> Any:
     return tuple(along[i, ...] for i in range(len(needs)))
 
 
-def split(x: Any, sections: int | Sequence[int], *, axis: int = 0) -> tuple[Tensor, ...]:
+def split(x: Any, sections: SupportsIndex | Sequence[int], *, axis: int = 0) -> tuple[Tensor, ...]:
     """x cut along an axis: into `sections` equal parts, or into parts of the lengths in `sections`.
 
     Raises ValueError unless the lengths add up to the axis.
     """
+    if not -x.ndim <= axis < x.ndim:
+        raise IndexError(f"split: there is no axis {axis} in {tuple(x.shape)}")
     n = x.shape[axis]
+    sections = int(sections) if isinstance(sections, SupportsIndex) else sections
     if isinstance(sections, int) and (sections < 1 or n % sections):
         raise ValueError(f"split: {n} along axis {axis} of {tuple(x.shape)} can't be cut into {sections} equal parts")
     lengths = [n // sections] * sections if isinstance(sections, int) else list(sections)
