@@ -59,7 +59,7 @@ class FlatParameters:
         for name, parameter, data, grad in self._views:
             if parameter.data is not data or parameter.grad is not grad:
                 raise RuntimeError(f"{name} left its flat buffer: call to()/astype() before packing, and zero_grad()")
-            if _owner(data) is not self.parameters or _owner(grad) is not self.gradients:
+            if _owner(data) is not _owner(self.parameters) or _owner(grad) is not _owner(self.gradients):
                 raise RuntimeError(f"{name} is no view of its flat buffer: copy the module alone and pack the copy")
 
 
