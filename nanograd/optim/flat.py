@@ -59,15 +59,10 @@ class FlatParameters:
         for name, parameter, data, grad in self._views:
             if parameter.data is not data or parameter.grad is not grad:
                 raise RuntimeError(f"{name} left its flat buffer: call to()/astype() before packing, and zero_grad()")
-            if _owner(data) is not _owner(self.parameters) or _owner(grad) is not _owner(self.gradients):
-                raise RuntimeError(f"{name} is no view of its flat buffer: copy the module alone and pack the copy")
 
-
-def _owner(view: Array) -> Array:
-    """The array whose memory a view shows, perhaps through other views."""
-    while getattr(view, "base", None) is not None:
-        view = view.base
-    return view
+    def __reduce__(self) -> Any:
+        """Copying and pickling would turn each view into an array of its own: training the copy would change nothing."""
+        raise TypeError("FlatParameters can't be copied: copy the module and pack the copy")
 
 
 def _check_alike(named: list[tuple[str, Parameter]]) -> None:
