@@ -8,6 +8,7 @@ norm, an optimiser is a few passes over one array, and an all-reduce would be on
 """
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 from nanograd import backend
 from nanograd.backend import Array
@@ -60,8 +61,8 @@ class FlatParameters:
             if parameter.data is not data or parameter.grad is not grad:
                 raise RuntimeError(f"{name} left its flat buffer: call to()/astype() before packing, and zero_grad()")
 
-    def __reduce__(self) -> Any:
-        """Copying and pickling would turn each view into an array of its own: training the copy would change nothing."""
+    def __reduce__(self) -> NoReturn:
+        """Copying or pickling would make each view an array of its own, and training the copy would change nothing."""
         raise TypeError("FlatParameters can't be copied: copy the module and pack the copy")
 
 
