@@ -37,7 +37,11 @@ def train(device: str, variant: dict[str, Any], steps: int) -> tuple[list[float]
         losses.append(loss.item())
     other = AdamW(flat)
     other.load_state_dict(optimizer.state_dict())  # through the host and back
-    return losses, model.state_dict()
+    weights = model.state_dict()
+    for name, array in weights.items():
+        if name.endswith("qkv.bias"):  # a key's bias changes no softmax: its gradient is rounding, blown up by AdamW
+            array[len(array) // 3 : -len(array) // 3] = 0
+    return losses, weights
 
 
 @pytest.fixture
