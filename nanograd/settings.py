@@ -99,21 +99,29 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """AdamW, its schedule and its guard rails"""
 
 
-_tiny = TrainConfig(preset="tiny", model=MODEL_PRESETS["tiny"])
+_tiny = TrainConfig(
+    preset="tiny",
+    model=MODEL_PRESETS["tiny"],
+    steps=1200,
+    batch_size=8,
+    eval_every=200,
+    sample_every=400,
+    optim=OptimConfig(lr=2e-3, warmup_steps=60),
+)
 
 PRESETS: dict[str, TrainConfig] = {
     "tiny": _tiny,  # about three minutes on two cores
     "small": replace(
-        _tiny, preset="small", model=MODEL_PRESETS["small"], steps=6000, eval_every=250, sample_every=1000,
+        _tiny, preset="small", model=MODEL_PRESETS["small"], steps=6000, batch_size=16, sample_every=1000,
         optim=OptimConfig(lr=6e-4, warmup_steps=200),
     ),
     "psyduck-60m": replace(
-        _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, eval_every=250,
+        _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, batch_size=16,
         sample_every=1000, text=TextConfig(pattern="cl100k"), init="random",
         optim=OptimConfig(lr=3e-4, warmup_steps=0, min_lr_ratio=1.0, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
     ),
     "llm-small-131m": replace(
-        _tiny, preset="llm-small-131m", model=MODEL_PRESETS["llm-small-131m"], steps=24_000, batch_size=8,
+        _tiny, preset="llm-small-131m", model=MODEL_PRESETS["llm-small-131m"], steps=24_000,
         accumulate=4, eval_every=500, sample_every=2000, init="random",
         optim=OptimConfig(lr=5e-4, warmup_steps=2400, min_lr_ratio=0.05),
     ),
