@@ -6,7 +6,11 @@ from weak to strong: the preset, the TOML file, the command line.
 """
 
 import argparse
+import contextlib
 import difflib
+import io
+import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,27 +30,45 @@ def from_command_line(
 ) -> Settings:
     """Resolve settings from `--preset`, `--config` and one flag for each field. The first preset is the default.
 
-    Raises ConfigError; a flag that does not exist or does not parse ends the program with exit code 2 (tyro).
+    Raises ConfigError.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", nargs="?")
+    early.add_argument("--config", nargs="?")
+    chosen, _ = early.parse_known_args(argv)
+    table = read_toml(Path(chosen.config)) if chosen.config else {}
+    defaults = from_preset(presets, chosen.preset, table)
+    return parse_flags(type(defaults), argv, prog=prog, about=about, default=defaults)
+
+
+def parse_flags(
+    kind: type[Settings], argv: Sequence[str] | None, *, prog: str, about: str, default: Settings | None = None
+) -> Settings:
+    """One flag for each field of `kind`; a field without a default is a positional argument. Raises ConfigError.
+
+    `--help` prints and ends the program. What tyro would say in a box of several lines is said in one.
     """
     import tyro
 
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default=None)
-    early.add_argument("--config", default=None)
-    chosen, _ = early.parse_known_args(argv)
-    table = read_toml(Path(chosen.config)) if chosen.config else {}
-    settings = from_preset(presets, chosen.preset, table)
-    settings = tyro.cli(
-        type(settings), prog=prog, description=about, args=argv, default=settings, config=(tyro.conf.OmitArgPrefixes,)
-    )
+    given = {} if default is None else {"default": default}
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+    with contextlib.redirect_stderr(io.StringIO()) as box:
+        try:
+            settings = tyro.cli(kind, prog=prog, description=about, args=argv, config=markers, **given)
+        except SystemExit as stop:
+            if stop.code != 2:
+                raise
+            raise ConfigError(f"{_without_box(box.getvalue())}; {prog} --help explains every flag") from None
     return checked(settings)
 
 
 def from_preset(presets: Mapping[str, Settings], name: str | None, overrides: dict[str, Any]) -> Settings:
     """A preset with a nested dict of changes on top; `name` beats the dict's, else the first. Raises ConfigError."""
-    name = name or overrides.get("preset") or next(iter(presets))
-    if name not in presets:
-        raise ConfigError(f"no preset is called {name!r}{_nearest(name, presets)}; there are {', '.join(presets)}")
+    name = name or overrides.get("preset", next(iter(presets)))
+    if not isinstance(name, str) or name not in presets:
+        raise ConfigError(
+            f"no preset is called {name!r}{_nearest(str(name), presets)} (there are {', '.join(presets)})"
+        )
     preset = presets[name]
     _refuse_unknown(overrides, type(preset), ())
     return _convert(_merge(msgspec.to_builtins(preset), {**overrides, "preset": name}), type(preset))
@@ -75,12 +97,30 @@ def to_toml(settings: msgspec.Struct) -> str:
 
 
 def _convert(values: dict[str, Any], kind: type[Settings]) -> Settings:
+    for path, value in _leaves(values):
+        if isinstance(value, float) and not math.isfinite(value):  # no bound of msgspec's stops infinity
+            raise ConfigError(f"{_flag(path)}: {value} is not a finite number")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        flag = path.strip("`.").rpartition(".")[2].replace("_", "-")
-        raise ConfigError(f"--{flag}: {reason}" if flag else reason) from None
+        reason, _, path = str(error).partition(" - at `$.")
+        path = path.rstrip("`")
+        given = dict(_leaves(values)).get(path)
+        got = f", got {given}" if isinstance(given, int | float) and ", got" not in reason else ""
+        raise ConfigError(f"{_flag(path)}: {reason}{got}" if path else reason) from None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything that is no table."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _flag(path: str) -> str:
+    return "--" + path.rpartition(".")[2].replace("_", "-")
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,3 +163,19 @@ def _without_none(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     return {key: _without_none(value) for key, value in values.items() if value is not None}
+
+
+def _without_box(text: str) -> str:
+    """What tyro's box says, in one line: the message, and of the flags it proposes the nearest."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    has_frame = any(line.startswith("╭") for line in lines)  # without one, a rule divides title and message
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if line and not line.strip("─-"):
+            blocks.append([])
+        elif not line.startswith(("╭", "╰")):
+            blocks[-1].append(line)
+    message, *more = blocks if has_frame else blocks[1:]
+    proposed = [line.split()[0].rstrip(",") for block in more for line in block if line.startswith("--")]
+    said = " ".join(message).strip(" .").removeprefix("Error parsing ")
+    return f"{said} (did you mean {proposed[0]}?)" if proposed and "nrecognized" in said else said

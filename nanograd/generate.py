@@ -18,16 +18,19 @@ def next_token_probabilities(
     temperature  0 puts everything on the largest logit (the first of equals)
     top_k        keep the k most likely tokens; 0 keeps all (Fan et al. 2018)
     top_p        keep the fewest tokens whose probability reaches p; 1 keeps all (nucleus, Holtzman et al. 2020)
-    Raises ValueError for a temperature or top_k below 0, or a top_p outside (0, 1].
+    Raises ValueError for a temperature or top_k below 0, a top_p outside (0, 1], or logits that are not finite.
     """
     if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature {temperature} and top_k {top_k} must be ≥ 0, and top_p {top_p} in (0, 1]")
+    if not np.isfinite(logits).all():
+        raise ValueError("the model's logits hold NaN or infinity: its training diverged, or its weights are damaged")
     logits = logits.astype(np.float64)
     if temperature == 0:
         one_hot: np.ndarray = np.eye(1, len(logits), int(logits.argmax()))[0]
         return one_hot
     order = np.argsort(-logits, kind="stable")  # most likely first; equals in order of their ids
-    weights = np.exp((logits[order] - logits[order[0]]) / temperature)
+    with np.errstate(over="ignore"):  # −∞ is right: next to nothing at a temperature next to zero
+        weights = np.exp((logits[order] - logits[order[0]]) / temperature)
     if top_k:
         weights[top_k:] = 0
     weights /= weights.sum()

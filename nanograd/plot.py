@@ -11,8 +11,11 @@ import msgspec
 import numpy as np
 
 from nanograd import terminal
+from nanograd.config import parse_flags
 from nanograd.io.checkpoint import load_model
 from pre_process.files import write_atomic
+
+ABOUT = "Draw RUN/loss.png from metrics.jsonl; with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -80,7 +83,7 @@ def _write(figure: Any, path: Path) -> Path:
 
 
 class PlotConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Draw RUN/loss.png from metrics.jsonl; with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."""
+    """Draw a run's loss curve, and where its model looks."""
 
     run: str
     """run folder that nanograd.train made"""
@@ -100,10 +103,7 @@ def attention_maps(run: Path, text: str) -> tuple[np.ndarray, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw and print the paths. Raises ValueError and OSError on bad input."""
-    import tyro
-
-    positional_run = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(PlotConfig)
-    config = tyro.cli(positional_run, prog="python -m nanograd.plot", args=argv)
+    config = parse_flags(PlotConfig, argv, prog="python -m nanograd.plot", about=ABOUT)
     terminal.configure_logging()
     run = Path(config.run)
     print(draw_loss(run))

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from nanograd import random, terminal
-from nanograd.config import checked
+from nanograd.config import parse_flags
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
 
@@ -39,10 +39,7 @@ class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the prompt and its continuation as it grows. Raises ValueError and OSError on bad input."""
-    import tyro
-
-    positional_run = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(SampleConfig)
-    config = checked(tyro.cli(positional_run, prog="python -m nanograd.sample", description=ABOUT, args=argv))
+    config = parse_flags(SampleConfig, argv, prog="python -m nanograd.sample", about=ABOUT)
     terminal.configure_logging()
     model, tokenizer = load_model(Path(config.run), device=config.device)
     ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]

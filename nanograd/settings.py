@@ -9,9 +9,10 @@ from nanograd.models import PRESETS as MODEL_PRESETS
 from nanograd.models import DecoderLMConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
-CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Path = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,7 +26,7 @@ class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """a pair of tokens is merged only if it occurs at least this often"""
     val_fraction: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     """share of the text, by whole documents, that is held out for validation"""
-    cache: str | None = None
+    cache: Path | None = None
     """folder for prepared text (None: the user's cache folder)"""
 
 
@@ -36,7 +37,7 @@ class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """peak learning rate, reached after the warm-up"""
     min_lr_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """the cosine ends at this share of lr"""
-    warmup_steps: CountOrNone = 50
+    warmup_steps: CountOrZero = 50
     """steps of linear warm-up"""
     beta1: Share = 0.9
     """decay of the running mean of gradients"""
@@ -59,11 +60,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     preset: str = "tiny"
     """where the defaults come from: tiny, small, psyduck-60m, llm-small-131m"""
-    config: str | None = None
+    config: Path | None = None
     """TOML file whose settings replace the preset's"""
-    data: str | None = None
+    data: Path | None = None
     """text file, folder of .txt/.md files, .jsonl with a `text` field, or token folder (None: Wikipedia excerpt)"""
-    out: str | None = None
+    out: Path | None = None
     """run folder (None: runs/PRESET, numbered if that is taken)"""
     steps: Count = 1000
     """optimizer steps"""
@@ -71,7 +72,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """sequences in a micro-batch"""
     accumulate: Count = 1
     """micro-batches whose gradients are added up for one step"""
-    seed: CountOrNone = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     """the only source of chance"""
     device: str = "cpu"
     """cpu, cuda or cuda:N"""
@@ -81,13 +82,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """passes of word2vec over the training tokens"""
     eval_every: Count = 100
     """steps between two passes over the validation tokens; each also saves the model"""
-    eval_tokens: CountOrNone = 16384
+    eval_tokens: CountOrZero = 16384
     """validation tokens in such a pass, always the same ones (0: all)"""
-    sample_every: CountOrNone = 250
+    sample_every: CountOrZero = 250
     """steps between two samples (0: only at the end)"""
     sample_prompt: str = "The"
     """how a sample begins"""
-    sample_tokens: CountOrNone = 60
+    sample_tokens: CountOrZero = 60
     """length of a sample"""
     dry_run: bool = False
     """print settings, parameters, tokens and memory, then stop"""

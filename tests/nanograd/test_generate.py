@@ -49,10 +49,22 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p(logits, top_p):
     assert p[kept].min() >= (p[~kept].max() if (~kept).any() else 0) - 1e-12
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": np.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         next_token_probabilities(np.zeros(3), **wrong)
+
+
+def test_a_temperature_next_to_zero_takes_the_likeliest_without_a_warning():
+    np.testing.assert_array_equal(next_token_probabilities(np.array([1.0, 3.0, -2.0]), temperature=1e-320), [0, 1, 0])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused(wrong):
+    with pytest.raises(ValueError, match="its training diverged, or its weights are damaged"):
+        next_token_probabilities(np.array([0.0, wrong]))
 
 
 @pytest.fixture(scope="module")
