@@ -52,7 +52,7 @@ def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Ar
 def _layer_norm_backward(
     dy: Array, x: Array, weight: Array, mean: Array, r: Array, dx: Array, dweight: Array, dbias: Array
 ) -> None:
-    """dx as above; dweight and dbias (blocks, C) begin with zeros and receive Σ dy ⊙ n and Σ dy of each block of rows"""
+    """dx as above; dweight and dbias (blocks, C), zeros at first, receive Σ dy ⊙ n and Σ dy of each block of rows"""
     (N, C), blocks = x.shape, len(dweight)
     for block in prange(blocks):
         dw, db = dweight[block], dbias[block]
@@ -122,8 +122,8 @@ def _layer_norm_gradients(
     dx = np.empty_like(x)
     dweight, dbias = np.zeros((2, n_blocks(len(x), ROWS_PER_BLOCK), len(weight)), np.float32)
     run(_layer_norm_backward, x.size, rows(dy), x, weight, mean, r, dx, dweight, dbias)
-    dweight, dbias = dweight.sum(axis=0) if needs[1] else None, dbias.sum(axis=0) if needs[2] else None
-    return dx.reshape(dy.shape) if needs[0] else None, dweight, dbias
+    sums = [part.sum(axis=0) if needed else None for part, needed in zip((dweight, dbias), needs[1:], strict=True)]
+    return dx.reshape(dy.shape) if needs[0] else None, *sums
 
 
 def _rms_norm_forward(xp: ArrayModule, x: Array, weight: Array, *, eps: float = 1e-5) -> Any:

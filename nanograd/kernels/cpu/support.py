@@ -94,8 +94,7 @@ def first(block: int, blocks: int, n: int) -> int:
     return n * block // blocks
 
 
-@intrinsic
-def exp(typing_context: Any, x: Any) -> Any:
+def _exp(typing_context: Any, x: Any) -> Any:
     """eˣ for float32 to 1 ulp, in arithmetic that vectorises (a call of the C library does not).
 
         x = n ln 2 + r,  |r| ≤ ½ ln 2;   eʳ ≈ 1 + r + r² P(r), P of degree 5;   eˣ = 2ⁿ eʳ
@@ -144,8 +143,7 @@ def _float(value: float) -> Any:
     return ir.Constant(_FLOAT, float(np.float32(value)))
 
 
-@intrinsic
-def maximum(typing_context: Any, a: Any, b: Any) -> Any:
+def _maximum(typing_context: Any, a: Any, b: Any) -> Any:
     """max(a, b) for float32, NaN if one is NaN: unlike Python's max(a, b), a loop of them vectorises."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -153,3 +151,7 @@ def maximum(typing_context: Any, a: Any, b: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.maximum", [_FLOAT], two_to_one), arguments)
 
     return types.float32(types.float32, types.float32), generate
+
+
+exp: Any = intrinsic(_exp)  # for use inside kernels
+maximum: Any = intrinsic(_maximum)
