@@ -30,9 +30,9 @@ def _relu(x: Array, y: Array) -> None:
 
 @njit(**PARALLEL)
 def _relu_backward(dy: Array, y: Array, dx: Array) -> None:
-    """dx = dy where y > 0, else 0"""
+    """dx = dy · (1 where y > 0, else 0)"""
     for i in prange(y.size):
-        dx[i] = dy[i] if y[i] > ZERO else ZERO
+        dx[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
 
 
 @njit(**SERIAL)

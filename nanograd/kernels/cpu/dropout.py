@@ -34,7 +34,7 @@ def philox(block: Any, call: Any, seed: Any) -> Any:
 
 @njit(**PARALLEL)
 def _drop(x: Array, call: Any, seed: Any, threshold: Any, scale: Any, y: Array) -> None:
-    """y = x · scale where the word of the same place reaches `threshold`, else 0.   x, y (N,)"""
+    """y = x · (scale where the word of the same place reaches `threshold`, else 0).   x, y (N,)"""
     N = x.size
     for tile in prange((N + TILE - 1) // TILE):
         start = tile * TILE
@@ -42,14 +42,13 @@ def _drop(x: Array, call: Any, seed: Any, threshold: Any, scale: Any, y: Array) 
         xt, yt = x[start : start + 4 * whole], y[start : start + 4 * whole]
         for i in range(whole):
             w0, w1, w2, w3 = philox(np.uint64(start // 4 + i), call, seed)
-            x0, x1, x2, x3 = xt[4 * i], xt[4 * i + 1], xt[4 * i + 2], xt[4 * i + 3]
-            yt[4 * i] = x0 * scale if w0 >= threshold else ZERO
-            yt[4 * i + 1] = x1 * scale if w1 >= threshold else ZERO
-            yt[4 * i + 2] = x2 * scale if w2 >= threshold else ZERO
-            yt[4 * i + 3] = x3 * scale if w3 >= threshold else ZERO
+            yt[4 * i] = xt[4 * i] * (scale if w0 >= threshold else ZERO)
+            yt[4 * i + 1] = xt[4 * i + 1] * (scale if w1 >= threshold else ZERO)
+            yt[4 * i + 2] = xt[4 * i + 2] * (scale if w2 >= threshold else ZERO)
+            yt[4 * i + 3] = xt[4 * i + 3] * (scale if w3 >= threshold else ZERO)
     words = philox(np.uint64(N // 4), call, seed)
     for i in range(N - N % 4, N):  # what is left of the last four
-        y[i] = x[i] * scale if words[i % 4] >= threshold else ZERO
+        y[i] = x[i] * (scale if words[i % 4] >= threshold else ZERO)
 
 
 def _dropped(x: Array, p: float, key: Key) -> Array:
