@@ -9,10 +9,14 @@ are neighbours in the summed index k. Everything here looks at the dtype and doe
 from collections.abc import Callable
 from typing import Any
 
+import numba.core.cgutils
+import numba.extending
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+types: Any = numba.types  # Numba's own names have no types
+cgutils: Any = numba.core.cgutils
+# Decorator of functions for compiled code: they get Numba types and return a signature and a writer of instructions.
+instructions: Any = numba.extending.intrinsic
 
 LANES = 16  # 32-bit lanes in a register
 
@@ -30,7 +34,14 @@ class _BFloat16(ir.Type):  # type: ignore[misc]
         return hash("bfloat")
 
 
-I1, I16, I32, I64, F32, BF16 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), _BFloat16()
+I1, I16, I32, I64, F32, BF16 = (
+    ir.IntType(1),
+    ir.IntType(16),
+    ir.IntType(32),
+    ir.IntType(64),
+    ir.FloatType(),
+    _BFloat16(),
+)
 FLOATS, WORDS, PAIRS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES), ir.VectorType(BF16, 2 * LANES)
 MASK = ir.VectorType(I1, LANES)
 
@@ -75,15 +86,17 @@ def masked_store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, mask
     call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), value, pointer, ir.Constant(I32, 4), mask)
 
 
-def _bf16_bits(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """float32 → the 16 bits of the nearest bf16."""
-    return builder.bitcast(builder.fptrunc(x, BF16), I16)
+def pairs(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    """16 lanes of bf16 pairs (lowᵢ, highᵢ) from two registers of float32."""
+    halves = ir.VectorType(BF16, LANES), ir.VectorType(I16, LANES)
+    low, high = (builder.zext(builder.bitcast(builder.fptrunc(x, halves[0]), halves[1]), WORDS) for x in (low, high))
+    return builder.or_(low, builder.shl(high, ir.Constant(WORDS, [16] * LANES)))
 
 
 Codegen = tuple[Any, Callable[..., Any]]
 
 
-@intrinsic  # a function for Numba's compiled code: gets types, returns a signature and a writer of LLVM instructions
+@instructions
 def floats_at(typing_context: Any, number: Any) -> Codegen:
     """An address as a pointer to float32."""
     signature = types.CPointer(types.float32)(types.intp)
@@ -94,7 +107,7 @@ def floats_at(typing_context: Any, number: Any) -> Codegen:
     return signature, write
 
 
-@intrinsic
+@instructions
 def depth(typing_context: Any, lanes: Any) -> Codegen:
     """How many k one lane of this array holds: 1 float32 or 2 bf16."""
     signature = types.int64(lanes)
@@ -105,29 +118,14 @@ def depth(typing_context: Any, lanes: Any) -> Codegen:
     return signature, write
 
 
-@intrinsic
-def lane(typing_context: Any, lanes: Any, low: Any, high: Any) -> Codegen:
-    """A lane for this array: `low` itself, or the bf16 pair (low, high)."""
-    signature = lanes.dtype(lanes, types.float32, types.float32)
-
-    def write(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        _, low, high = arguments
-        if lanes.dtype == types.float32:
-            return low
-        low, high = (builder.zext(_bf16_bits(builder, x), I32) for x in (low, high))
-        return builder.or_(low, builder.shl(high, ir.Constant(I32, 16)))
-
-    return signature, write
-
-
-@intrinsic
+@instructions
 def put(typing_context: Any, lanes: Any, index: Any, x: Any) -> Codegen:
     """Value number `index` of this array becomes x: a float32, or the nearest bf16, of which a lane holds two."""
     signature = types.void(lanes, types.int64, types.float32)
 
     def write(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         array, index, x = arguments
-        narrowed = x if lanes.dtype == types.float32 else _bf16_bits(builder, x)
+        narrowed = x if lanes.dtype == types.float32 else builder.bitcast(builder.fptrunc(x, BF16), I16)
         values = builder.bitcast(context.make_array(lanes)(context, builder, array).data, narrowed.type.as_pointer())
         builder.store(narrowed, builder.gep(values, [index]))
         return context.get_dummy_value()

@@ -1,9 +1,10 @@
 """What the processor can do, asked at run time: it decides which matrix product runs."""
 
 import functools
+from typing import Any
 
 import llvmlite.binding as llvm
-from numba.core import config
+import numba.core.config
 
 _FIRST_LLVM = 16  # from here on LLVM's bf16 instructions take bfloat vectors, which micro_kernel.py emits
 
@@ -14,6 +15,7 @@ def features() -> frozenset[str]:
 
     NUMBA_CPU_FEATURES and NUMBA_CPU_NAME narrow that down for all of Numba, so they are obeyed.
     """
+    config: Any = numba.core.config
     if config.CPU_FEATURES is not None:
         return frozenset(name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+"))
     if config.CPU_NAME is not None:

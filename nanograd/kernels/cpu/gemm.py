@@ -14,10 +14,11 @@ import numpy as np
 from numba import get_num_threads
 
 from nanograd.backend import Array, describe
-from nanograd.kernels.cpu.blocking import multiply_alone, multiply_together, pack_together
+from nanograd.kernels.cpu.blocking import Grid, multiply_alone, multiply_together, pack_together
 from nanograd.kernels.cpu.cpu_features import has_avx512, has_bf16
 from nanograd.kernels.cpu.micro_kernel import TILE_COLUMNS, TILE_ROWS
-from nanograd.kernels.cpu.packing import BLOCK_SIZE, panel_size
+from nanograd.kernels.cpu.packing import BLOCK_SIZE, Operand, panel_size
+from nanograd.kernels.cpu.support import aligned_empty
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 
@@ -41,8 +42,10 @@ def check_precision(name: str) -> None:
     if name not in _LANES:
         raise ValueError(f"matmul precision {name!r} is unknown: use float32 or bf16")
     if name == "bf16" and not has_bf16():
-        raise ValueError("matmul precision bf16 needs a CPU with AVX-512 BF16 (AMD Zen 4, Intel Cooper Lake or later)"
-                         " and numba 0.62; use float32")
+        raise ValueError(
+            "matmul precision bf16 needs a CPU with AVX-512 BF16 (AMD Zen 4, Intel Cooper Lake or later)"
+            " and numba 0.62; use float32"
+        )
 
 
 def matmul_precision() -> Precision:
@@ -51,14 +54,14 @@ def matmul_precision() -> Precision:
 
 
 def set_matmul_precision(name: Precision) -> None:
-    """Choose for the whole process: float32, or bf16 operands with float32 sums. Raises ValueError (check_precision)."""
+    """Choose for the whole process: float32, or bf16 operands with float32 sums. Raises as check_precision."""
     global _precision
     check_precision(name)
     _precision = name
 
 
 @contextlib.contextmanager
-def matmul_precision_of(name: Precision) -> Iterator[None]:
+def precision_of(name: Precision) -> Iterator[None]:
     """Choose inside a block."""
     before = _precision
     set_matmul_precision(name)
@@ -101,7 +104,7 @@ def product(
     elif residual is not None and residual is not out:
         residual = _apart(residual, out)
     summands = ([out] if accumulate else []) + [x for x in (bias, residual) if x is not None]
-    if _by_our_own(*left.shape, right.shape[1]):
+    if _by_our_own(len(left), *right.shape):
         _multiply(left, right, panels, out, summands, _LANES[precision])
     else:
         _multiply_by_blas(left, right, out, summands)
@@ -115,10 +118,10 @@ def prepack(b: Array, *, transpose: bool = False, precision: Precision | None = 
     matrix = _right(b, transpose)
     if not has_avx512() or 0 in matrix.shape:
         return Prepacked(matrix, None, precision)
-    kept, transposed, row_length = _as_it_lies(matrix)
+    _kept, operand = _as_it_lies(matrix)  # `_kept` keeps the memory while its address is used
     lanes = _LANES[precision]
-    panels = _aligned(_panels_size(*matrix.shape, lanes), lanes)
-    pack_together((kept.ctypes.data, row_length, *matrix.shape), transposed, panels, get_num_threads())
+    panels = aligned_empty((_panels_size(matrix.shape, lanes),), lanes)
+    pack_together(operand, *matrix.shape, panels, get_num_threads())
     return Prepacked(matrix, panels, precision)
 
 
@@ -173,62 +176,49 @@ def _multiply_by_blas(a: Array, b: Array, out: Array, summands: list[Array]) -> 
 
 
 def _multiply(
-    a: Array,
-    b: Array,
-    panels: Array | None,
-    out: Array,
-    summands: list[Array],
-    lanes: Any,
-    grid: tuple[int, int] | None = None,
+    a: Array, b: Array, panels: Array | None, out: Array, summands: list[Array], lanes: Any, grid: Grid | None = None
 ) -> None:
-    """The compiled product: describes each matrix as (address, row length, …) and finds it a workspace."""
-    (M, K), N, at = a.shape, b.shape[1], out.ctypes.data
+    """The compiled product: gives it addresses for arrays, and a workspace."""
+    (M, K), N = a.shape, b.shape[1]
     grid = grid or _grid(1 if M * K * N < _SMALL else get_num_threads(), M, N)
-    a, a_transposed, a_length = _as_it_lies(a)
-    b, b_transposed, b_length = _as_it_lies(b)
-    packed = panels is not None
+    a, left = _as_it_lies(a)
+    b, right = _as_it_lies(b)
+    packed, parts = panels is not None, grid[0] * grid[1]
     if panels is None:
-        panels = _workspace_of("panels", _panels_size(K, N, lanes), lanes)
-    parts = grid[0] * grid[1]
+        panels = _workspace_of("panels", _panels_size((K, N), lanes), lanes)
     blocks = _workspace_of("blocks", parts * BLOCK_SIZE, lanes)[: parts * BLOCK_SIZE].reshape(parts, BLOCK_SIZE)
-    tiles = [(x.ctypes.data, N if x.ndim == 2 else 0, 1) for x in summands]
-    tiles += [(at, N, 0)] * (2 - len(tiles))
+    to = (out.ctypes.data, N)
+    tiles = [(x.ctypes.data, N if x.ndim == 2 else 0, 1) for x in summands] + [(*to, 0)] * (2 - len(summands))
     multiply = multiply_alone if parts == 1 else multiply_together
-    left, right = (a.ctypes.data, a_length), (b.ctypes.data, b_length, K, N)
-    multiply(left, a_transposed, right, b_transposed, packed, panels, blocks, grid, (M, K, N), (at, N), *tiles)
+    multiply(left, right, packed, panels, blocks, (M, K, N), grid, to, *tiles)
 
 
-def _as_it_lies(x: Array) -> tuple[Array, bool, int]:
-    """(array, whether it is to be read as xᵀ, distance between its rows in float32). A copy if neither axis is dense."""
+def _as_it_lies(x: Array) -> tuple[Array, Operand]:
+    """x for compiled code, in the orientation in which it lies in memory; a copy, where neither axis is dense."""
     for transposed in (False, True):
         rows, columns = x.strides[::-1] if transposed else x.strides
         if columns == 4 and rows >= 0 and rows % 4 == 0 and x.flags.aligned:
-            return x, transposed, rows // 4
-    return np.ascontiguousarray(x), False, x.shape[1]
+            return x, (x.ctypes.data, rows // 4, int(transposed))
+    copy = np.ascontiguousarray(x)
+    return copy, (copy.ctypes.data, x.shape[1], 0)
 
 
 @functools.lru_cache(maxsize=1024)
-def _grid(threads: int, M: int, N: int) -> tuple[int, int]:
+def _grid(threads: int, M: int, N: int) -> Grid:
     """(bands of rows, bands of columns) for the threads: the cut whose largest part is smallest, in whole tiles."""
     tiles, panels = -(-M // TILE_ROWS), -(-N // TILE_COLUMNS)
     cuts = [(rows, threads // rows) for rows in range(threads, 0, -1) if threads % rows == 0]
     return min(cuts, key=lambda cut: -(-tiles // cut[0]) * -(-panels // cut[1]))
 
 
-def _panels_size(K: int, N: int, lanes: Any) -> int:
+def _panels_size(shape: tuple[int, int], lanes: Any) -> int:
+    K, N = shape
     return -(-N // TILE_COLUMNS) * int(panel_size(K, 1 if lanes is np.float32 else 2))
 
 
 def _workspace_of(name: str, size: int, lanes: Any) -> Array:
     """Memory that this Python thread's products use again and again: fresh pages would cost as much as the packing."""
-    held: dict[tuple[str, Any], Array] = _workspace.__dict__
-    if (found := held.get((name, lanes))) is None or found.size < size:
-        held[name, lanes] = found = _aligned(size, lanes)
+    held, key = _workspace.__dict__, f"{name} {lanes.__name__}"
+    if (found := held.get(key)) is None or found.size < size:
+        held[key] = found = aligned_empty((size,), lanes)
     return found
-
-
-def _aligned(size: int, lanes: Any) -> Array:
-    """An array that begins on a cache line."""
-    memory = np.empty(size + 16, lanes)
-    start = -memory.ctypes.data % 64 // 4
-    return memory[start : start + size]

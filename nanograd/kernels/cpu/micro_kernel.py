@@ -11,12 +11,9 @@ later, when the previous one has long arrived. In bf16 a lane holds two k, and v
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nanograd.kernels.cpu import avx512
-from nanograd.kernels.cpu.avx512 import F32, FLOATS, I1, I32, LANES, PAIRS, Codegen, number
+from nanograd.kernels.cpu.avx512 import F32, FLOATS, I32, LANES, PAIRS, Codegen, cgutils, instructions, number, types
 
 TILE_ROWS, TILE_VECTORS = 12, 2
 TILE_COLUMNS = TILE_VECTORS * LANES
@@ -24,13 +21,13 @@ TILE_COLUMNS = TILE_VECTORS * LANES
 Sums = list[list[ir.Value]]  # [row][vector] stack slots, which LLVM promotes to registers
 
 
-@intrinsic
+@instructions
 def multiply_tile(
     typing_context: Any, a: Any, a_place: Any, b: Any, b_place: Any, steps: Any, out: Any, first: Any, second: Any
 ) -> Codegen:
     """out tile = A B + first + second, summed over `steps` lanes of k.
 
-    a, a_place       lanes of A; (start, from row to row, from step to step), in lanes: a transposed A swaps the last two
+    a, a_place       lanes of A; (start, from row to row, from step to step), in lanes
     b, b_place       lanes of B, TILE_COLUMNS to a step, 64-byte aligned; where they start
     out              (address, row length in float32, rows, columns): what lies outside of rows × columns is not touched
     first, second    (address, row length in float32, 1 or 0): another tile to add, and whether to
@@ -49,7 +46,10 @@ def multiply_tile(
             a_step = builder.add(a_start, builder.mul(loop.index, place[2]))
             b_step = builder.add(b_start, builder.mul(loop.index, number(4 * TILE_COLUMNS)))
             _one_step(builder, sums, a_step, place[1], b_step, a.dtype == types.float32)
-        _write_out(builder, sums, out, first, second)
+        masks = [avx512.first_lanes(builder, out[3], LANES * j) for j in range(TILE_VECTORS)]
+        for summand in (first, second):
+            _add(builder, sums, summand, out[2], masks)
+        _write(builder, sums, out, out[2], masks)
         return context.get_dummy_value()
 
     return signature, write
@@ -103,25 +103,22 @@ def _load_lanes(builder: ir.IRBuilder, b_step: ir.Value, j: int, float32: bool) 
     return builder.load(avx512.address(builder, b_step, number(64 * j), FLOATS if float32 else PAIRS), align=64)
 
 
-def _write_out(
-    builder: ir.IRBuilder, sums: Sums, out: list[ir.Value], first: list[ir.Value], second: list[ir.Value]
-) -> None:
-    """out = sums + first + second, for the rows and columns that exist.
+def _add(builder: ir.IRBuilder, sums: Sums, tile: list[ir.Value], rows: ir.Value, masks: list[ir.Value]) -> None:
+    """sums += tile, if it is wanted. In place of a row that doesn't exist the first one is read: nobody will see it."""
+    with builder.if_then(builder.icmp_signed("!=", tile[2], number(0))):
+        for i, row in enumerate(sums):
+            here = builder.select(builder.icmp_signed("<", number(i), rows), number(i), number(0))
+            for j, slot in enumerate(row):
+                summand = avx512.masked_load(builder, _corner(builder, tile, here, j), masks[j])
+                builder.store(builder.fadd(builder.load(slot), summand), slot)
 
-    The ragged edge and the absent summand are both a mask: no branches, no second version of the kernel.
-    """
-    _, _, rows, columns = out
+
+def _write(builder: ir.IRBuilder, sums: Sums, tile: list[ir.Value], rows: ir.Value, masks: list[ir.Value]) -> None:
+    """tile = sums, where rows and columns exist: at the ragged edge the same instructions write less."""
     for i, row in enumerate(sums):
-        exists = builder.icmp_signed("<", number(i), rows)
-        here = builder.select(exists, number(i), number(0))  # a row that doesn't exist shows a place that does
-        for j, slot in enumerate(row):
-            mask = avx512.first_lanes(builder, builder.select(exists, columns, number(0)), LANES * j)
-            value = builder.load(slot)
-            for tile in (first, second):
-                wanted = avx512.broadcast(builder, builder.trunc(tile[2], I1))
-                summand = avx512.masked_load(builder, _corner(builder, tile, here, j), builder.and_(mask, wanted))
-                value = builder.fadd(value, summand)
-            avx512.masked_store(builder, value, _corner(builder, out, here, j), mask)
+        with builder.if_then(builder.icmp_signed("<", number(i), rows)):
+            for j, slot in enumerate(row):
+                avx512.masked_store(builder, builder.load(slot), _corner(builder, tile, number(i), j), masks[j])
 
 
 def _corner(builder: ir.IRBuilder, tile: list[ir.Value], i: ir.Value, j: int) -> ir.Value:
