@@ -118,7 +118,9 @@ def _(
 ) -> Any:
     """For each chunk: z = x Wᵀ + b,  dz as in cross_entropy,  dx = dz W,  dW += dzᵀ x,  db += Σ dz"""
     settings = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
-    gradients = [xp.zeros_like(a) if wanted else None for a, wanted in zip((x, weight, bias), needs, strict=False)]
+    gradients = [
+        xp.zeros(a.shape, a.dtype) if wanted else None for a, wanted in zip((x, weight, bias), needs, strict=False)
+    ]
     rows, dx, (_, *sums) = x.reshape(t.size, x.shape[-1]), gradients[0], gradients
     for chunk, share in _chunks(xp, t, weight, ignore_index):
         z, _ = linear.formula.forward(xp, rows[chunk], weight, bias)
