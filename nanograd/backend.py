@@ -1,14 +1,36 @@
 """Floor 0. Where the numbers live: NumPy arrays on the CPU, CuPy arrays on the GPU, both in one process."""
 
+import contextlib
 import ctypes
+import os
 import platform
 import sys
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 ArrayModule: TypeAlias = Any  # the module numpy or the module cupy: written `xp` in every formula
+
+
+_use_kernels = os.environ.get("NANOGRAD_KERNELS", "1") != "0"
+
+
+def kernels_enabled() -> bool:
+    """False inside `formulas_only`, or everywhere if NANOGRAD_KERNELS=0 was set."""
+    return _use_kernels
+
+
+@contextlib.contextmanager
+def formulas_only() -> Iterator[None]:
+    """Run the formulas as written in nanograd/ops, without their faster twins: try this when a number looks wrong."""
+    global _use_kernels
+    before, _use_kernels = _use_kernels, False
+    try:
+        yield
+    finally:
+        _use_kernels = before
 
 
 class DeviceError(ValueError):

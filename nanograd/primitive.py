@@ -23,6 +23,7 @@ class Primitive:
     `op(x, …)` takes and returns tensors; `op.formula.forward(np, array, …)` is the bare formula.
     Arrays are positional, settings keyword-only. A primitive without a backward (a comparison, say) passes no gradient.
     The result has the floating-point type of the inputs, unless one of the settings is `dtype`.
+    Twins are faster pairs with the same meaning (nanograd/kernels): the first that takes the arrays runs.
     """
 
     def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]]) -> None:
@@ -31,11 +32,22 @@ class Primitive:
         self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
         self.name = forward.__name__
         self.formula = Rule(forward, None)
+        self.twins: dict[ArrayModule, list[Rule]] = {}
 
     def backward(self, derivative: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the formula that turns dy into one gradient for each array input (None where there is none)."""
         self.formula = Rule(self.formula.forward, derivative)
         return derivative
+
+    def twin(
+        self, xp: ArrayModule, forward: Callable[..., Any], backward: Callable[..., Any], *, accumulates: bool = False
+    ) -> None:
+        """Register a faster pair for arrays of module `xp`. Its forward answers NotImplemented for what it can't do.
+
+        accumulates  the backward takes `into`, for each array input a gradient array to add to, or None, and answers
+                     ADDED for each one that it has added its share to
+        """
+        self.twins.setdefault(xp, []).append(Rule(forward, backward, accumulates))
 
     def __get__(self, instance: Tensor | None, owner: type) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -44,7 +56,7 @@ class Primitive:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         xp, dtype = self._common_ground(arrays)
         try:
-            y, saved = self.formula.forward(xp, *arrays, **settings)
+            y, saved, rule = self._fastest(xp, arrays, settings)
         except (ValueError, IndexError, TypeError) as error:
             kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
             raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
@@ -55,8 +67,16 @@ class Primitive:
             if self.formula.backward is not None and is_recording():
                 parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
                 if any(parents):
-                    out.node = Node(out.data, self.formula, parents, saved, settings)
+                    out.node = Node(out.data, rule, parents, saved, settings)
         return out
+
+    def _fastest(self, xp: ArrayModule, arrays: list[Any], settings: dict[str, Any]) -> tuple[Array, Any, Rule]:
+        if self.twins and backend.kernels_enabled():
+            for rule in self.twins.get(xp, ()):
+                answer = rule.forward(xp, *arrays, **settings)
+                if answer is not NotImplemented:
+                    return *answer, rule
+        return *self.formula.forward(xp, *arrays, **settings), self.formula
 
     def _common_ground(self, arrays: list[Any]) -> tuple[ArrayModule, Any]:
         """numpy or cupy, and the one floating-point type: an operation mixes neither modules nor such types."""

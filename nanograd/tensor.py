@@ -44,6 +44,10 @@ class Rule(NamedTuple):
 
     forward: Callable[..., tuple[Array, tuple[Any, ...]]]
     backward: Callable[..., Any] | None
+    accumulates: bool = False  # its backward can add to a leaf's gradient itself
+
+
+ADDED = object()  # a backward's answer for an input whose gradient it has already added to
 
 
 class Node:
@@ -84,10 +88,11 @@ class Node:
         if self.rule is None:
             return
         xp, needs = backend.array_module(dy), tuple([parent is not None for parent in self.parents])
-        dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **self.settings)  # type: ignore[misc]
+        extra = {"into": tuple([_target(parent) for parent in self.parents])} if self.rule.accumulates else {}
+        dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **extra, **self.settings)  # type: ignore[misc]
         parents, self.parents, self.saved, self.walked = self.parents, (), (), True
         for parent, dx in zip(parents, dxs if type(dxs) is tuple else (dxs,), strict=True):
-            if parent is not None and dx is not None:
+            if parent is not None and dx is not None and dx is not ADDED:
                 parent.receive(_unbroadcast(dx, parent.shape))
 
 
@@ -238,6 +243,13 @@ def _oldest_first(root: Node) -> list[Node]:
                 seen.add(parent)
                 stack.append(parent)
     return sorted(seen, key=attrgetter("order"))
+
+
+def _target(node: Node | None) -> Array | None:
+    """The gradient array of a leaf that has one already: a product may add to it instead of making another."""
+    if node is None or node.rule is not None or node.leaf is None or (tensor := node.leaf()) is None:
+        return None
+    return tensor.grad
 
 
 def _accumulate(tensor: Tensor, dy: Array, owned: bool) -> None:

@@ -178,6 +178,11 @@ LOSS = [
     Case(ops.cross_entropy, (2, 3, 5), np.full((2, 3), -100), z_loss=0.1),
     Case(ops.cross_entropy, (5,), np.array(2)),
     Case(ops.cross_entropy, (300, 3), RNG.integers(0, 3, 300).astype(np.int32)),
+    Case(ops.linear_cross_entropy, (2, 3, 4), (5, 4), (5,), TARGETS),
+    Case(ops.linear_cross_entropy, (2, 3, 4), (5, 4), None, SOME_REAL, label_smoothing=0.2, z_loss=0.3),
+    Case(ops.linear_cross_entropy, (2, 3, 4), (5, 4), (5,), TARGETS, ignore_index=1, label_smoothing=0.1),
+    Case(ops.linear_cross_entropy, (2, 3, 1), (5, 1), None, np.full((2, 3), -100), z_loss=0.1),
+    Case(ops.linear_cross_entropy, (4,), (5, 4), (5,), np.array(2)),
 ]
 CASES = [
     *ELEMENTWISE,

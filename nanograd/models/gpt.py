@@ -4,12 +4,12 @@ Letters: B sequences, T positions, C = d_model, F = d_hidden, V = vocab_size.
 """
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
-from nanograd import backend, nn, random
+from nanograd import backend, nn, ops, random
 from nanograd.backend import Array
 from nanograd.tensor import Tensor, no_grad
 
@@ -132,6 +132,14 @@ class DecoderLM(nn.Module):
         Logits at real tokens depend neither on later tokens nor on padding; those at padding mean nothing.
         """
         return self.head(self.hidden(ids, padding_mask))
+
+    def loss(self, ids: Array, targets: Array, padding_mask: Array | None = None, **settings: Any) -> Tensor:
+        """Cross-entropy of the logits with targets (B, T), without ever holding all logits.
+
+        settings  ignore_index, label_smoothing, z_loss: those of ops.linear_cross_entropy
+        """
+        hidden = self.hidden(ids, padding_mask)
+        return ops.linear_cross_entropy(hidden, self.head.weight, self.head.bias, targets, **settings)
 
     def hidden(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
         """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""

@@ -32,7 +32,7 @@ from nanograd.ops.elementwise import (
     where,
 )
 from nanograd.ops.indexing import embedding, getitem
-from nanograd.ops.loss import cross_entropy
+from nanograd.ops.loss import cross_entropy, linear_cross_entropy
 from nanograd.ops.matrix import linear, matmul
 from nanograd.ops.normalization import layer_norm, rms_norm
 from nanograd.ops.reduction import logsumexp, max, mean, min, sum, var  # noqa: A004

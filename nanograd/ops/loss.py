@@ -1,12 +1,16 @@
-"""Cross-entropy of logits against target ids."""
+"""Cross-entropy of logits against target ids, and of an output layer whose logits are never held whole."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from nanograd.backend import Array, ArrayModule
+from nanograd.ops.matrix import linear
 from nanograd.ops.reduction import accumulator, max_and_sum_exp
 from nanograd.primitive import Needs, Value, primitive
+
+CHUNK = 1 << 24  # logits that linear_cross_entropy holds at a time: 64 MiB of float32
 
 
 @primitive
@@ -66,6 +70,78 @@ def _(
         dz -= (share * (label_smoothing / dz.shape[1]))[:, None]
     dz[xp.arange(t.size), t] -= (1 - label_smoothing) * share
     return dz.astype(logits.dtype, copy=False).reshape(logits.shape), None
+
+
+@primitive
+def linear_cross_entropy(
+    xp: ArrayModule,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Value:
+    """cross_entropy(linear(x, W, b), targets).   x (…, C), weight (V, C), bias (V,) or None, targets (…) → ()
+
+    The logits are the largest array of a language model by far, so a chunk of rows is made at a time, and made again in
+    backward. A chunk's mean loss counts in proportion to its real tokens. Settings and errors as in cross_entropy.
+    """
+    targets = xp.asarray(targets)
+    if targets.shape != x.shape[:-1] or weight.ndim != 2 or not len(weight):
+        raise ValueError("x (…, C) needs weight (V, C) and integer targets (…)")
+    settings = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    rows, t = x.reshape(targets.size, x.shape[-1]), targets.reshape(-1)
+    loss = xp.zeros((), accumulator(x.dtype))
+    for chunk, share in _chunks(xp, t, weight, ignore_index):
+        z, _ = linear.formula.forward(xp, rows[chunk], weight, bias)
+        mean, _ = cross_entropy.formula.forward(xp, z, t[chunk], **settings)
+        loss += share * mean
+    return loss.astype(x.dtype), (x, weight, bias, t)
+
+
+@linear_cross_entropy.backward
+def _(
+    xp: ArrayModule,
+    dy: Array,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    t: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    needs: Needs,
+) -> Any:
+    """For each chunk: z = x Wᵀ + b,  dz as in cross_entropy,  dx = dz W,  dW += dzᵀ x,  db += Σ dz"""
+    settings = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "z_loss": z_loss}
+    gradients = [
+        xp.zeros(a.shape, a.dtype) if wanted else None for a, wanted in zip((x, weight, bias), needs, strict=False)
+    ]
+    rows, dx, (_, *sums) = x.reshape(t.size, x.shape[-1]), gradients[0], gradients
+    for chunk, share in _chunks(xp, t, weight, ignore_index):
+        z, _ = linear.formula.forward(xp, rows[chunk], weight, bias)
+        _, saved = cross_entropy.formula.forward(xp, z, t[chunk], **settings)
+        dz, _ = cross_entropy.formula.backward(xp, dy * share, *saved, needs=(True, False), **settings)  # type: ignore[misc]
+        dx_chunk, *parts = linear.formula.backward(xp, dz, rows[chunk], weight, needs=needs[:3])  # type: ignore[misc]
+        if dx is not None:
+            dx.reshape(rows.shape)[chunk] = dx_chunk
+        for total, part in zip(sums, parts, strict=True):
+            if total is not None:
+                total += part
+    return *gradients, None
+
+
+def _chunks(xp: ArrayModule, t: Array, weight: Array, ignore_index: int) -> Iterator[tuple[slice, Array]]:
+    """Slices of rows with at most CHUNK logits, but a row at least, and their shares of all real tokens."""
+    real, step = t != ignore_index, max(1, CHUNK // len(weight))
+    n_real = xp.maximum(real.sum(), 1)
+    for i in range(0, t.size, step):
+        chunk = slice(i, i + step)
+        yield chunk, (real[chunk].sum() / n_real).astype(accumulator(weight.dtype))
 
 
 def _over_rows(xp: ArrayModule, z: Array) -> tuple[Array, Array]:

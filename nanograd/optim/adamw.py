@@ -1,12 +1,13 @@
 """Floor 4. AdamW: Adam with weight decay kept out of the gradient."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nanograd import backend
 from nanograd.backend import Array
+from nanograd.optim.compiled import compiled
 from nanograd.optim.flat import FlatParameters
 
 CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: six float32 arrays fit the L2 cache; few launches
@@ -19,7 +20,8 @@ class AdamW:
         v ← β₂ v + (1 − β₂) g²            v̂ = v / (1 − β₂ᵗ)
         w ← w − lr λ w − lr m̂ / (√v̂ + ε)      λ = 0 for biases and gains
 
-    The formulas run chunk by chunk through two scratch arrays: no temporary is as large as the model.
+    The formulas run chunk by chunk through two scratch arrays: no temporary is as large as the model. On a CPU a
+    compiled kernel takes their place, if there are many parameters.
     """
 
     def __init__(
@@ -39,22 +41,37 @@ class AdamW:
         self._chunk = min(len(self.m), CPU_CHUNK if xp is np else GPU_CHUNK)
         self._scratch = xp.empty_like(self.m[: self._chunk]), xp.empty_like(self.m[: self._chunk])
 
-    def step(self, lr: float) -> None:
-        """Change the parameters by one update from `flat.gradients`, which are left as they are."""
+    def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
+        """Change the parameters by one update from `scale` · `flat.gradients`.
+
+        scale      a factor that shortens the gradient: see clip_scale
+        zero_grad  leave zeros in flat.gradients, which otherwise stay as they are: it saves a pass over them
+        """
         self.flat.check_views()
         self.steps += 1
-        for chunk, decay in self._chunks():
-            self._update(chunk, lr, decay)
-
-    def _chunks(self) -> Iterator[tuple[slice, float]]:
+        kernels = compiled(self.m)
         for group, decay in ((self.flat.decayed, self.weight_decay), (self.flat.not_decayed, 0.0)):
-            for start in range(group.start, group.stop, self._chunk):
-                yield slice(start, min(start + self._chunk, group.stop)), decay
+            if kernels is None:
+                self._update_in_chunks(group, lr, decay, scale)
+                if zero_grad:
+                    self.flat.gradients[group] = 0
+            else:
+                settings = {"lr": lr, "betas": self.betas, "eps": self.eps, "decay": decay, "scale": scale}
+                kernels.adamw(*self._views(group), step=self.steps, zero_grad=zero_grad, **settings)
 
-    def _update(self, chunk: slice, lr: float, decay: float) -> None:
+    def _views(self, part: slice) -> tuple[Array, Array, Array, Array]:
+        return self.flat.parameters[part], self.flat.gradients[part], self.m[part], self.v[part]
+
+    def _update_in_chunks(self, group: slice, lr: float, decay: float, scale: float) -> None:
+        for start in range(group.start, group.stop, self._chunk):
+            self._update(slice(start, min(start + self._chunk, group.stop)), lr, decay, scale)
+
+    def _update(self, chunk: slice, lr: float, decay: float, scale: float) -> None:
         xp, (beta_1, beta_2) = backend.array_module(self.m), self.betas
-        w, g, m, v = self.flat.parameters[chunk], self.flat.gradients[chunk], self.m[chunk], self.v[chunk]
+        w, g, m, v = self._views(chunk)
         step, root = (scratch[: len(w)] for scratch in self._scratch)
+        if scale != 1:
+            g = xp.multiply(g, scale, out=root)
         m *= beta_1
         m += xp.multiply(g, 1 - beta_1, out=step)
         v *= beta_2

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from nanograd import backend
+from nanograd.optim.compiled import compiled
 from nanograd.optim.flat import FlatParameters
 
 ROW = 1024  # squares are summed in the gradients' dtype inside a row, in float64 over rows
@@ -21,6 +22,8 @@ class NonFiniteGradientError(ArithmeticError):
 def grad_norm(flat: FlatParameters) -> float:
     """‖g‖₂ over all parameters. One float32 dot product over 13 million of them would be off in the third digit."""
     xp, g = backend.array_module(flat.gradients), flat.gradients
+    if (kernels := compiled(g)) is not None:
+        return math.sqrt(kernels.sum_of_squares(g))
     whole = len(g) - len(g) % ROW
     rows, rest = g[:whole].reshape(-1, ROW), g[whole:]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead
@@ -28,15 +31,24 @@ def grad_norm(flat: FlatParameters) -> float:
     return math.sqrt(float(squares))
 
 
-def clip_grad_norm(flat: FlatParameters, max_norm: float) -> float:
-    """Scale the gradient down to length `max_norm` if it is longer. Returns its length before that.
+def clip_scale(flat: FlatParameters, max_norm: float) -> tuple[float, float]:
+    """The length of the gradient, and the factor ≤ 1 that makes it `max_norm` if it is longer: for AdamW.step.
 
-    Raises NonFiniteGradientError, leaving the gradient as it is, if the length is infinite or NaN.
+    Raises NonFiniteGradientError if the length is infinite or NaN.
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013, §3.2.
     """
     norm = grad_norm(flat)
     if not math.isfinite(norm):
         raise NonFiniteGradientError(norm)
-    if norm > max_norm:
-        flat.gradients *= max_norm / norm
+    return norm, max_norm / norm if norm > max_norm else 1.0
+
+
+def clip_grad_norm(flat: FlatParameters, max_norm: float) -> float:
+    """Scale the gradient itself down to length `max_norm` if it is longer. Returns its length before that.
+
+    Raises NonFiniteGradientError, leaving the gradient as it is, if the length is infinite or NaN.
+    """
+    norm, scale = clip_scale(flat, max_norm)
+    if scale != 1:
+        flat.gradients *= scale
     return norm

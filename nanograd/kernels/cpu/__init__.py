@@ -1,0 +1,1 @@
+"""Numba twins for NumPy arrays in float32."""

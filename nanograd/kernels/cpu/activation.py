@@ -1,0 +1,145 @@
+"""relu, silu and gelu, one number after the other: one reading, one writing. Twins of nanograd/ops/activation.py.
+
+They keep x alone: with an exponential that vectorises, Φ costs less to compute again than to read from memory.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, exp, flat, run, takes
+from nanograd.ops.activation import Gelu, gelu, relu, silu
+from nanograd.primitive import Needs
+
+HALF, ROOT_HALF, ROOT_2_PI = np.float32(0.5), np.float32(0.5**0.5), np.float32(0.3989422804014327)  # …, 1/√(2π)
+A0, A1, A2, A3, A4, A5 = map(  # of formula 7.1.26: t = 1/(1 + A0 z)
+    np.float32, (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
+U1, U3 = np.float32(2 * 0.7978845608028654), np.float32(2 * 0.035677408136300125)  # 2u = U1 x + U3 x³
+THREE, SATURATED = np.float32(3), np.float32(10)  # for |x| > 10 the tanh form is x or 0, and its slope 1 or 0
+
+
+@njit(**PARALLEL)
+def _relu(x: Array, y: Array) -> None:
+    """y = max(x, 0), NaN for NaN"""
+    for i in prange(x.size):
+        y[i] = ZERO if x[i] < ZERO else x[i]
+
+
+@njit(**PARALLEL)
+def _relu_backward(dy: Array, y: Array, dx: Array) -> None:
+    """dx = dy · (1 where y > 0, else 0)"""
+    for i in prange(y.size):
+        dx[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
+
+
+@njit(**SERIAL)
+def _sigmoid(x: Any) -> Any:
+    """1 / (1 + e⁻ˣ): for large −x it is 1/∞ = 0"""
+    return ONE / (ONE + exp(-x))
+
+
+@njit(**PARALLEL)
+def _silu(x: Array, y: Array) -> None:
+    """y = x σ(x)"""
+    for i in prange(x.size):
+        y[i] = x[i] * _sigmoid(x[i])
+
+
+@njit(**PARALLEL)
+def _silu_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dx = dy σ (1 + x (1 − σ))"""
+    for i in prange(x.size):
+        s = _sigmoid(x[i])
+        dx[i] = dy[i] * s * (ONE + x[i] * (ONE - s))
+
+
+@njit(**SERIAL)
+def _upper_tail(x: Any, bell: Any) -> Any:
+    """1 − Φ(|x|) = ½ (A1 t + A2 t² + … + A5 t⁵) bell,  bell = exp(−x²/2),  to 0.8e-7. Abramowitz & Stegun 7.1.26"""
+    t = ONE / (ONE + A0 * ROOT_HALF * abs(x))
+    return HALF * bell * t * (A1 + t * (A2 + t * (A3 + t * (A4 + t * A5))))
+
+
+@njit(**PARALLEL)
+def _gelu(x: Array, y: Array) -> None:
+    """y = x Φ(x)"""
+    for i in prange(x.size):
+        v = x[i]
+        tail = _upper_tail(v, exp(-HALF * v * v))
+        y[i] = v * (tail if v < ZERO else ONE - tail)
+
+
+@njit(**PARALLEL)
+def _gelu_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dx = dy (Φ + x φ),  φ = exp(−x²/2) / √(2π): one exponential for both"""
+    for i in prange(x.size):
+        v = x[i]
+        bell = exp(-HALF * v * v)
+        tail = _upper_tail(v, bell)
+        dx[i] = dy[i] * ((tail if v < ZERO else ONE - tail) + v * bell * ROOT_2_PI)
+
+
+@njit(**PARALLEL)
+def _gelu_tanh(x: Array, y: Array) -> None:
+    """y = x ½ (1 + tanh u) = x σ(2u),  u = √(2/π) (x + 0.044715 x³)"""
+    for i in prange(x.size):
+        v = x[i]
+        y[i] = v * _sigmoid(v * (U1 + U3 * v * v))
+
+
+@njit(**PARALLEL)
+def _gelu_tanh_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dx = dy σ (1 + x (1 − σ) 2u′),  σ = σ(2u)"""
+    for i in prange(x.size):
+        v = SATURATED if x[i] > SATURATED else -SATURATED if x[i] < -SATURATED else x[i]
+        s = _sigmoid(v * (U1 + U3 * v * v))
+        dx[i] = dy[i] * s * (ONE + v * (ONE - s) * (U1 + THREE * U3 * v * v))
+
+
+def _apply(kernel: Any, x: Array) -> Array:
+    y = np.empty(x.shape, np.float32)
+    run(kernel, x.size, flat(x), flat(y))
+    return y
+
+
+def _pull_back(kernel: Any, dy: Array, saved: Array) -> Array:
+    dx = np.empty(dy.shape, np.float32)
+    run(kernel, dy.size, flat(dy), flat(saved), flat(dx))
+    return dx
+
+
+def _relu_forward(xp: ArrayModule, x: Array) -> Any:
+    if not takes(x):
+        return NotImplemented
+    y = _apply(_relu, x)
+    return y, (y,)
+
+
+def _relu_gradient(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
+    return _pull_back(_relu_backward, dy, y)
+
+
+def _silu_forward(xp: ArrayModule, x: Array) -> Any:
+    return (_apply(_silu, x), (x,)) if takes(x) else NotImplemented
+
+
+def _silu_gradient(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    return _pull_back(_silu_backward, dy, x)
+
+
+def _gelu_forward(xp: ArrayModule, x: Array, *, approximate: Gelu = "none") -> Any:
+    if not takes(x) or approximate not in ("none", "tanh"):
+        return NotImplemented
+    return _apply(_gelu if approximate == "none" else _gelu_tanh, x), (x,)
+
+
+def _gelu_gradient(xp: ArrayModule, dy: Array, x: Array, *, approximate: Gelu = "none", needs: Needs) -> Any:
+    return _pull_back(_gelu_backward if approximate == "none" else _gelu_tanh_backward, dy, x)
+
+
+relu.twin(np, _relu_forward, _relu_gradient)
+silu.twin(np, _silu_forward, _silu_gradient)
+gelu.twin(np, _gelu_forward, _gelu_gradient)

@@ -1,0 +1,137 @@
+"""Attention that holds no T × S matrix. Twins of nanograd/ops/attention.py, without dropout.
+
+Saved for backward: the inputs, y, and one number per query, ℓ = ln Σ exp of its scores. The loops are in
+attention_tiles.py; they take packed and separate queries, keys and values alike, as columns of (B, T, …).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import get_num_threads
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.kernels.cpu.attention_tiles import Head, backward_heads, forward_heads
+from nanograd.kernels.cpu.support import numbers, run, takes
+from nanograd.kernels.cpu.tile import COLUMNS
+from nanograd.ops.attention import attention, packed_attention
+from nanograd.ops.dropout import Key
+from nanograd.primitive import Needs
+
+
+def _packed_forward(
+    xp: ArrayModule,
+    qkv: Array,
+    mask: Array,
+    *,
+    n_heads: int,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+) -> Any:
+    if dropout or not takes(qkv) or qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
+        return NotImplemented
+    (B, T, _), C = qkv.shape, qkv.shape[2] // 3
+    if (seen := _keys_seen(mask, (B, n_heads), T)) is None:
+        return NotImplemented
+    qkv, size, starts = numbers(qkv), _head(T, T, C // n_heads, causal, scale), (0, C, 2 * C)
+    y, log_sum = np.empty((B, T, C), np.float32), np.empty((B * n_heads, T), np.float32)
+    run(forward_heads, log_sum.size * T, _threads(log_sum), qkv, qkv, qkv, starts, n_heads, size, seen, y, log_sum)
+    return y, (qkv, y, log_sum, seen, size)
+
+
+def _packed_backward(
+    xp: ArrayModule,
+    dy: Array,
+    qkv: Array,
+    y: Array,
+    log_sum: Array,
+    seen: Array,
+    size: Head,
+    *,
+    n_heads: int,
+    needs: Needs,
+    **settings: Any,
+) -> Any:
+    dqkv, C = np.empty_like(qkv), y.shape[2]
+    inputs, outputs = (_threads(log_sum), numbers(dy), qkv, qkv, qkv, y, log_sum), (dqkv, dqkv, dqkv)
+    run(backward_heads, log_sum.size * size.S, *inputs, (0, C, 2 * C), n_heads, size, seen, *outputs)
+    return dqkv, None
+
+
+def _forward(
+    xp: ArrayModule,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    *,
+    causal: bool,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
+    scale: float | None = None,
+) -> Any:
+    if dropout or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
+        return NotImplemented
+    (*leading, T, D), S = query.shape, key.shape[-2]
+    seen = _keys_seen(mask, tuple(leading), S)
+    if seen is None or key.shape != (*leading, S, D) or (causal and S < T):
+        return NotImplemented
+    q, k, v = _one_head_each(query), _one_head_each(key), _one_head_each(value)
+    y, log_sum, size = np.empty_like(q), np.empty(q.shape[:2], np.float32), _head(T, S, D, causal, scale)
+    run(forward_heads, log_sum.size * S, _threads(log_sum), q, k, v, (0, 0, 0), 1, size, seen, y, log_sum)
+    return y.reshape(query.shape), (q, k, v, y, log_sum, seen, size, query.shape, key.shape)
+
+
+def _backward(
+    xp: ArrayModule,
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    log_sum: Array,
+    seen: Array,
+    size: Head,
+    query_shape: Any,
+    key_shape: Any,
+    *,
+    needs: Needs,
+    **settings: Any,
+) -> Any:
+    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+    inputs = _threads(log_sum), _one_head_each(dy), q, k, v, y, log_sum
+    run(backward_heads, log_sum.size * size.S, *inputs, (0, 0, 0), 1, size, seen, dq, dk, dv)
+    return dq.reshape(query_shape), dk.reshape(key_shape), dv.reshape(key_shape), None
+
+
+def _threads(log_sum: Array) -> int:
+    """One task per thread: it keeps its workspace from head to head."""
+    return min(len(log_sum), get_num_threads())
+
+
+def _one_head_each(x: Array) -> Array:
+    """(…, T, D) → (N, T, D): to the loops, N sequences with one head"""
+    return numbers(x).reshape(-1, *x.shape[-2:])
+
+
+def _head(T: int, S: int, D: int, causal: bool, scale: float | None) -> Head:
+    width = -(-D // COLUMNS) * COLUMNS
+    return Head(T, S, D, width, bool(causal), np.float32(1 / math.sqrt(D) if scale is None else scale))
+
+
+def _keys_seen(mask: Array | None, leading: tuple[int, ...], S: int) -> Array | None:
+    """A mask of keys as (heads, S), empty for no mask; None for one that differs between queries, or does not fit."""
+    if mask is None:
+        return np.empty((0, S), bool)
+    if mask.dtype != bool or (mask.ndim > 1 and mask.shape[-2] != 1) or mask.ndim > len(leading) + 2:
+        return None
+    try:
+        return numbers(np.broadcast_to(mask, (*leading, 1, S)).reshape(-1, S))
+    except ValueError:
+        return None
+
+
+packed_attention.twin(np, _packed_forward, _packed_backward)
+attention.twin(np, _forward, _backward)

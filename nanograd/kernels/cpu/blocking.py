@@ -1,0 +1,152 @@
+"""The blocked loops of the matrix product, on one thread or on all of them.
+
+    for each block of k:                      a panel of B, that deep, fits the first-level cache
+        for each block of rows of A:          packed now, into the second-level cache
+            for each panel of B:              packed before, once, for everyone
+                for each tile of 12 rows:     micro_kernel.py
+Matrices are (address, row length, …) and not arrays: Numba would compile once more for each layout and for read-only.
+Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (3), 2008.
+"""
+
+from typing import TypeAlias
+
+from numba import njit, prange
+
+from nanograd.backend import Array
+from nanograd.kernels.cpu.avx512 import depth
+from nanograd.kernels.cpu.micro_kernel import TILE_COLUMNS, TILE_ROWS, multiply_tile
+from nanograd.kernels.cpu.packing import (
+    BLOCK_ROWS,
+    BLOCK_STEPS,
+    COLUMN_STRIDE,
+    ROW_STRIDE,
+    Operand,
+    Stored,
+    pack_block,
+    pack_panels,
+    panel_size,
+)
+from nanograd.kernels.cpu.support import PARALLEL, SERIAL
+
+Shape: TypeAlias = tuple[int, int, int]  # M, K, N
+Summand: TypeAlias = tuple[int, int, int]  # address, from row to row in float32 (0: the same row each time), 1 or 0
+Grid: TypeAlias = tuple[int, int]  # bands of rows, bands of columns: a part of out for each thread
+
+
+@njit(**SERIAL)
+def multiply_alone(
+    a: Operand,
+    b: Operand,
+    packed: bool,
+    panels: Array,
+    blocks: Array,
+    shape: Shape,
+    grid: Grid,
+    out: Stored,
+    first: Summand,
+    second: Summand,
+) -> None:
+    """out = A B + first + second on the calling thread: a parallel region costs as much as a small product."""
+    if not packed:
+        pack_panels(b, shape[1], shape[2], panels, 0, 1)
+    _multiply_part(a, panels, blocks[0], shape, _part(0, grid, shape), out, first, second)
+
+
+@njit(**PARALLEL)
+def multiply_together(
+    a: Operand,
+    b: Operand,
+    packed: bool,
+    panels: Array,
+    blocks: Array,
+    shape: Shape,
+    grid: Grid,
+    out: Stored,
+    first: Summand,
+    second: Summand,
+) -> None:
+    """The same on all threads: each packs a share of B, then computes a part of out. No sum is divided."""
+    parts = grid[0] * grid[1]
+    if not packed:
+        for share in prange(parts):
+            pack_panels(b, shape[1], shape[2], panels, share, parts)
+    for part in prange(parts):
+        _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
+
+
+@njit(**PARALLEL)
+def pack_together(b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
+    """B packed once, for several products."""
+    for share in prange(shares):
+        pack_panels(b, K, N, panels, share, shares)
+
+
+@njit(**SERIAL)
+def _part(number: int, grid: Grid, shape: Shape) -> tuple[int, int, int, int]:
+    """(from row, to row, from panel, to panel) of one part: whole tiles and whole panels."""
+    i, j = number // grid[1], number % grid[1]
+    tiles, panels = (shape[0] + TILE_ROWS - 1) // TILE_ROWS, (shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
+    first, last = tiles * i // grid[0] * TILE_ROWS, tiles * (i + 1) // grid[0] * TILE_ROWS
+    return first, min(last, shape[0]), panels * j // grid[1], panels * (j + 1) // grid[1]
+
+
+@njit(**SERIAL)
+def _multiply_part(
+    a: Operand,
+    panels: Array,
+    block: Array,
+    shape: Shape,
+    part: tuple[int, int, int, int],
+    out: Stored,
+    first: Summand,
+    second: Summand,
+) -> None:
+    """One part of out: all blocks of k, and in each all blocks of rows. From the second k on, out is a summand."""
+    ks = _even(shape[1], BLOCK_STEPS * depth(panels), depth(panels))
+    so_far, nothing = (out[0], out[1], 1), (out[0], out[1], 0)
+    for k in range(0, shape[1], ks):
+        for i in range(part[0], part[1], BLOCK_ROWS):
+            rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
+            pack_block(a, rows, (k, k_to), block)
+            summands = (so_far, nothing) if k else (first, second)
+            _multiply_block(block, a[2], panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
+
+
+@njit(**SERIAL)
+def _multiply_block(
+    block: Array,
+    transposed: int,
+    panels: Array,
+    shape: Shape,
+    rows: tuple[int, int],
+    strip: tuple[int, int],
+    ks: tuple[int, int],
+    out: Stored,
+    summands: tuple[Summand, Summand],
+) -> None:
+    """One block of A with panels from … to of B, tile by tile: the panel stays in the first-level cache."""
+    per_lane = depth(panels)
+    steps, size = (ks[1] - ks[0] + per_lane - 1) // per_lane, panel_size(shape[1], per_lane)
+    row, step = (1, COLUMN_STRIDE) if transposed else (ROW_STRIDE, 1)
+    first, second = summands
+    for panel in range(strip[0], strip[1]):
+        n = panel * TILE_COLUMNS
+        columns, b = min(TILE_COLUMNS, shape[2] - n), panel * size + ks[0] // per_lane * TILE_COLUMNS
+        for i in range(rows[0], rows[1], TILE_ROWS):
+            tile = (_at(out, i, n), out[1], min(TILE_ROWS, rows[1] - i), columns)
+            first_tile, second_tile = (_at(first, i, n), first[1], first[2]), (_at(second, i, n), second[1], second[2])
+            a = ((i - rows[0]) * row, row, step)
+            multiply_tile(block, a, panels, b, steps, tile, first_tile, second_tile)
+
+
+@njit(**SERIAL)
+def _even(length: int, longest: int, unit: int) -> int:
+    """The length, in whole units, of equal pieces that are not longer than `longest`."""
+    pieces = (length + longest - 1) // longest
+    return ((length + pieces - 1) // pieces + unit - 1) // unit * unit
+
+
+@njit(**SERIAL)
+def _at(matrix: Stored, i: int, n: int) -> int:
+    """The address of element (i, n)."""
+    return matrix[0] + 4 * (i * matrix[1] + n)

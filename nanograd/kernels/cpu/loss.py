@@ -1,0 +1,162 @@
+"""linear_cross_entropy with the gradients made in forward. Twin of nanograd/ops/loss.py.
+
+The formula makes each chunk of logits twice: forward needs them, and so does backward. But the loss is a single number,
+so its gradients are known up to the factor dy as soon as the logits are: while a chunk is there, forward turns it into
+its own gradient and adds up dx, dW and db. That saves one product of four, and keeps an array as large as W.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.kernels.cpu.gemm import prepack, product
+from nanograd.kernels.cpu.softmax import finite_max
+from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, aligned_empty, exp, rows, run, takes
+from nanograd.ops.loss import linear_cross_entropy
+from nanograd.primitive import Needs
+from nanograd.tensor import ADDED, is_recording
+
+CHUNK = 1 << 23  # logits that are held at a time: 32 MiB
+FEWEST_ROWS = 256  # but so many rows at least, for the sake of the products
+
+Into = tuple[Array | None, ...]
+
+
+@njit(**PARALLEL)
+def _losses_and_slopes(
+    z: Array, t: Array, smoothing: Any, z_loss: Any, share: Any, losses: Array, slopes: bool
+) -> None:
+    """Row by row: the loss and, if `slopes`, share times its gradient in the place of z. 0 where t is −1."""
+    for i in prange(len(z)):
+        losses[i] = ZERO
+        if t[i] >= 0:
+            losses[i] = _loss_and_slope(z[i], t[i], smoothing, z_loss, share, slopes)
+        elif slopes:
+            z[i] = ZERO
+
+
+@njit(**SERIAL)
+def _loss_and_slope(z: Array, target: int, smoothing: Any, z_loss: Any, share: Any, slope: bool) -> Any:
+    """ℓ − (1 − ε) zₜ − ε ⟨z⟩ + ζ ℓ²,  ℓ = ln Σ exp z;   z ← share ((1 + 2 ζ ℓ) softmax(z) − (1 − ε) onehot(t) − ε/V)"""
+    V, m, mean, total = np.float32(len(z)), finite_max(z), ZERO, ZERO
+    at_target = z[target] - m  # differences: exact for any offset
+    if smoothing != ZERO:
+        for j in range(len(z)):
+            mean += (z[j] - m) / V
+    for j in range(len(z)):
+        z[j] = exp(z[j] - m)
+        total += z[j]
+    log_total = np.log(total)
+    log_sum = m + log_total
+    if slope:
+        factor = share * (ONE + z_loss * (log_sum + log_sum)) / total
+        even = share * smoothing / V
+        for j in range(len(z)):
+            z[j] = z[j] * factor - even
+        z[target] -= (ONE - smoothing) * share
+    return log_total - (ONE - smoothing) * at_target - smoothing * mean + z_loss * log_sum * log_sum
+
+
+@njit(**PARALLEL)
+def _add_scaled(total: Array, x: Array, factor: Any) -> None:
+    """total += factor · x"""
+    for i in prange(len(total)):
+        place, row = total[i], x[i]
+        for j in range(len(row)):
+            place[j] += factor * row[j]
+
+
+def _forward(
+    xp: ArrayModule,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Any:
+    t = _places(x, weight, bias, targets, ignore_index)
+    if t is None:
+        return NotImplemented
+    rows_of_x, n_real = rows(x), max(int(np.count_nonzero(t >= 0)), 1)
+    constants = np.float32(label_smoothing), np.float32(z_loss), np.float32(1 / n_real)
+    losses = np.empty(len(t), np.float32)
+    gradients = _gradients(rows_of_x, weight, bias) if is_recording() else None
+    _through_chunks(rows_of_x, weight, bias, t, constants, losses, gradients)
+    dx, dweight, dbias = gradients or (None, None, None)
+    loss = np.asarray(losses.sum(dtype=np.float64) / n_real, np.float32)
+    return loss, (None if dx is None else dx.reshape(x.shape), dweight, dbias)
+
+
+def _through_chunks(
+    x: Array, weight: Array, bias: Array | None, t: Array, constants: Any, losses: Array, gradients: Any
+) -> None:
+    """Fill `losses` and, unless they are None, add to `gradients` (dx, dW, db): z and dz share one piece of memory."""
+    step = int(min(len(x), max(FEWEST_ROWS, CHUNK // len(weight))))
+    memory = aligned_empty((step, len(weight)))
+    to_logits, back = weight, weight
+    if step < len(x):  # several products with the same operand: bring it into their order once
+        to_logits = prepack(weight, transpose=True)
+        back = prepack(weight) if gradients else weight
+    for i in range(0, len(x), step):
+        some, z = x[i : i + step], memory[: len(x) - i]
+        product(some, to_logits, z, transpose_b=True, bias=bias)
+        run(_losses_and_slopes, z.size, z, t[i : i + step], *constants, losses[i : i + step], gradients is not None)
+        if gradients:
+            dx, dweight, dbias = gradients
+            product(z, back, dx[i : i + step])
+            product(z, some, dweight, transpose_a=True, accumulate=i > 0)
+            if dbias is not None:
+                dbias += z.sum(axis=0)
+
+
+def _backward(
+    xp: ArrayModule,
+    dy: Array,
+    dx: Array,
+    dweight: Array,
+    dbias: Array,
+    *,
+    needs: Needs,
+    into: Into,
+    **settings: Any,
+) -> Any:
+    """Each gradient times dy, added to the leaf's where it has one"""
+    factor = np.float32(dy)
+    return *(
+        _times(factor, gradient, target) if wanted else None
+        for gradient, target, wanted in zip((dx, dweight, dbias), into, needs, strict=False)
+    ), None
+
+
+def _times(factor: Any, gradient: Array, target: Array | None) -> Any:
+    if target is None or not target.flags.carray:
+        return gradient * factor if factor != ONE else gradient
+    run(_add_scaled, target.size, rows(target), rows(gradient), factor)
+    return ADDED
+
+
+def _gradients(x: Array, weight: Array, bias: Array | None) -> Any:
+    return np.empty_like(x), np.empty_like(weight), None if bias is None else np.zeros_like(bias)
+
+
+def _places(x: Array, weight: Array, bias: Array | None, targets: Any, ignore_index: int) -> Array | None:
+    """Targets as (N,) int64 with −1 where there is none; None for what the formula refuses, and says why."""
+    targets = np.asarray(targets)
+    if not takes(x, weight, bias) or targets.dtype.kind not in "iu" or targets.shape != x.shape[:-1]:
+        return None
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        return None
+    t = targets.reshape(-1).astype(np.int64)
+    real = t != ignore_index
+    if ((t < 0) | (t >= len(weight)))[real].any():
+        return None
+    t[~real] = -1
+    return t
+
+
+linear_cross_entropy.twin(np, _forward, _backward, accumulates=True)

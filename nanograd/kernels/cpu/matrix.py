@@ -1,0 +1,103 @@
+"""linear and matmul by our own product. Twins of nanograd/ops/matrix.py.
+
+No operand is transposed in memory: the product reads it in either orientation. A gradient that a leaf has already is
+added to inside the product.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.kernels.cpu.gemm import product
+from nanograd.kernels.cpu.support import PARALLEL, first, n_blocks, numbers, run, takes
+from nanograd.ops.matrix import linear, matmul
+from nanograd.primitive import Needs
+from nanograd.tensor import ADDED
+
+Into = tuple[Array | None, ...]
+
+
+def _linear_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Any:
+    """y = x Wᵀ + b, the bias inside the product"""
+    if not takes(x, weight, bias) or not x.ndim or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+        return NotImplemented
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return NotImplemented
+    y = np.empty((*x.shape[:-1], len(weight)), np.float32)
+    product(_rows(x), weight, _rows(y), transpose_b=True, bias=bias)
+    return y, (x, weight)
+
+
+def _linear_backward(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs, into: Into) -> Any:
+    """dx = dy W,  dW += dyᵀ x,  db += Σ dy over all leading axes"""
+    dx = dweight = dbias = None
+    if needs[0]:
+        dx = np.empty(x.shape, np.float32)
+        product(_rows(dy), weight, _rows(dx))
+    if needs[1]:
+        dweight = _product_into(into[1], _rows(dy), _rows(x))
+    if len(needs) > 2 and needs[2]:
+        dbias = _sum_into(into[2], _rows(dy))
+    return (dx, dweight, dbias)[: len(needs)]
+
+
+def _matmul_forward(xp: ArrayModule, a: Array, b: Array) -> Any:
+    """y = a b where b is a single matrix: one product over all rows of a"""
+    if not takes(a, b) or a.ndim < 2 or b.ndim != 2 or a.shape[-1] != len(b):
+        return NotImplemented
+    y = np.empty((*a.shape[:-1], b.shape[1]), np.float32)
+    product(_rows(a), b, _rows(y))
+    return y, (a, b)
+
+
+def _matmul_backward(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs, into: Into) -> Any:
+    """da = dy bᵀ,  db += aᵀ dy"""
+    da = db = None
+    if needs[0]:
+        da = np.empty(a.shape, np.float32)
+        product(_rows(dy), b, _rows(da), transpose_b=True)
+    if needs[1]:
+        db = _product_into(into[1], _rows(a), _rows(dy))
+    return da, db
+
+
+def _product_into(gradient: Array | None, a: Array, b: Array) -> Any:
+    """gradient += aᵀ b, answered with ADDED; or aᵀ b as a new array, if there is no gradient yet"""
+    if gradient is not None and gradient.flags.carray:
+        product(a, b, gradient, transpose_a=True, accumulate=True)
+        return ADDED
+    return product(a, b, np.empty((a.shape[1], b.shape[1]), np.float32), transpose_a=True)
+
+
+def _sum_into(gradient: Array | None, x: Array) -> Any:
+    """gradient += Σ over the rows of x, answered with ADDED; or the sum as a new array"""
+    partial = np.zeros((n_blocks(len(x), 64), x.shape[1]), np.float32)
+    run(_sum_blocks, x.size, numbers(x), partial)
+    total = partial.sum(axis=0)
+    if gradient is None:
+        return total
+    gradient += total
+    return ADDED
+
+
+@njit(**PARALLEL)
+def _sum_blocks(x: Array, partial: Array) -> None:
+    """partial[b] = Σ over the rows of block b: a sum of sums is more exact than one long sum, and uses all threads"""
+    for block in prange(len(partial)):
+        total = partial[block]
+        for i in range(first(block, len(partial), len(x)), first(block + 1, len(partial), len(x))):
+            row = x[i]
+            for j in range(len(total)):
+                total[j] += row[j]
+
+
+def _rows(x: Array) -> Array:
+    """(…, C) → (N, C); a view where the layout permits"""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])
+
+
+linear.twin(np, _linear_forward, _linear_backward, accumulates=True)
+matmul.twin(np, _matmul_forward, _matmul_backward, accumulates=True)

@@ -1,0 +1,175 @@
+"""linear_cross_entropy: the composite's loss and gradients, without the composite's logits."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nanograd.kernels.cpu.loss as compiled
+from nanograd import backend, ops
+from nanograd.models.gpt import DecoderLM, DecoderLMConfig
+from nanograd.ops import loss as formulas
+from nanograd.tensor import Tensor, no_grad
+from nanograd.testing import value_and_gradients
+
+every = pytest.mark.parametrize
+HALF = np.asarray(0.5)  # what arrives from behind: not 1, or a forgotten factor would not show
+
+
+@pytest.fixture(params=["formula", "twin"])
+def dtype(request, monkeypatch):
+    """float64 for the formula and float32 for its twin, each with chunks of a few rows."""
+    monkeypatch.setattr(formulas, "CHUNK", 40)
+    monkeypatch.setattr(compiled, "CHUNK", 40)
+    monkeypatch.setattr(compiled, "FEWEST_ROWS", 3)
+    return np.float64 if request.param == "formula" else np.float32
+
+
+def arrays_and_targets(N, C, V, with_bias, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(N, C), (V, C)] + [(V,)] * with_bias
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes], rng.integers(0, V, N)
+
+
+def fused(arrays, targets, **options):
+    def loss(x, weight, bias=None):
+        return ops.linear_cross_entropy(x, weight, bias, targets, **options)
+
+    return value_and_gradients(loss, arrays, HALF.astype(arrays[0].dtype))
+
+
+def composite(arrays, targets, **options):
+    def loss(x, weight, bias=None):
+        return ops.cross_entropy(ops.linear(x, weight, bias), targets, **options)
+
+    with backend.formulas_only():
+        return value_and_gradients(loss, [a.astype(np.float64) for a in arrays], HALF)
+
+
+def assert_equal(found, expected, dtype):
+    rtol = 1e-12 if dtype == np.float64 else 1e-6
+    for a, b in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(1.0, float(np.abs(b).max())))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    N=st.integers(1, 30),
+    C=st.integers(1, 9),
+    V=st.integers(1, 50),
+    with_bias=st.booleans(),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    z_loss=st.sampled_from([0.0, 0.01]),
+    ignored=st.sampled_from([0.0, 0.4, 1.0]),
+    precise=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_loss_and_gradients_are_those_of_the_composite(
+    N, C, V, with_bias, label_smoothing, z_loss, ignored, precise, seed
+):
+    dtype = np.float64 if precise else np.float32
+    arrays, targets = arrays_and_targets(N, C, V, with_bias, dtype, seed)
+    targets[np.random.default_rng(seed).random(N) < ignored] = -100
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (formulas, compiled):
+            patch.setattr(module, "CHUNK", 40)
+        patch.setattr(compiled, "FEWEST_ROWS", 3)
+        assert_equal(fused(arrays, targets, **options), composite(arrays, targets, **options), dtype)
+
+
+def test_another_index_may_be_ignored(dtype):
+    arrays, targets = arrays_and_targets(21, 4, 6, True, dtype)
+    options = {"ignore_index": int(targets[0])}
+    assert_equal(fused(arrays, targets, **options), composite(arrays, targets, **options), dtype)
+
+
+def test_no_real_token_means_no_loss_and_no_gradient(dtype):
+    arrays, targets = arrays_and_targets(21, 4, 6, True, dtype)
+    loss, gradients = fused(arrays, np.full_like(targets, -100))
+    assert loss == 0
+    assert not any(g.any() for g in gradients)
+
+
+def test_gradients_add_up_in_leaves(dtype):
+    arrays, targets = arrays_and_targets(21, 4, 6, True, dtype)
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    for _ in range(2):
+        ops.linear_cross_entropy(*leaves, targets).backward(HALF.astype(dtype))
+    expected = composite(arrays, targets)[1]
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        np.testing.assert_allclose(leaf.grad, 2 * gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_input_gets_no_gradient_and_changes_nothing_for_the_others(dtype):
+    arrays, targets = arrays_and_targets(21, 4, 6, True, dtype)
+    x, weight, bias = Tensor(arrays[0]), Tensor(arrays[1], requires_grad=True), Tensor(arrays[2])
+    ops.linear_cross_entropy(x, weight, bias, targets).backward(HALF.astype(dtype))
+    assert x.grad is None
+    np.testing.assert_allclose(weight.grad, composite(arrays, targets)[1][1], rtol=1e-5, atol=1e-6)
+
+
+def test_without_recording_no_gradient_is_computed(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a gradient was asked for")
+
+    arrays, targets = arrays_and_targets(21, 4, 6, True, np.float32)
+    monkeypatch.setattr(compiled, "_gradients", refuse)
+    with no_grad():
+        loss = ops.linear_cross_entropy(*map(Tensor, arrays), targets)
+    assert abs(loss.item() - composite(arrays, targets)[0]) < 1e-6
+    with pytest.raises(AssertionError):
+        ops.linear_cross_entropy(*map(Tensor, arrays), targets)
+
+
+@every("kernels", [True, False])
+def test_the_logits_are_never_held_whole(kernels, monkeypatch):
+    """Neither forward nor backward takes memory for a quarter of them."""
+    N, C, V = 4096, 4, 1024
+    arrays, targets = arrays_and_targets(N, C, V, False, np.float32)
+    monkeypatch.setattr(formulas, "CHUNK", 64 * V)
+    monkeypatch.setattr(compiled, "CHUNK", 64 * V)
+    monkeypatch.setattr(backend, "_use_kernels", kernels)
+    fused(arrays, targets)  # compiled by now
+    tracemalloc.start()
+    fused(arrays, targets)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < N * V * 4 / 4
+
+
+@every(
+    ("targets", "message"),
+    [(np.zeros(3, int), "integer targets"), (np.full(4, 9), "vocab_size=5"), (np.zeros(4, bool), "integer targets")],
+)
+def test_wrong_targets_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        ops.linear_cross_entropy(Tensor(np.ones((4, 3))), Tensor(np.ones((5, 3))), None, targets)
+    with pytest.raises(ValueError, match=message):
+        ops.linear_cross_entropy(
+            Tensor(np.ones((4, 3), np.float32)), Tensor(np.ones((5, 3), np.float32)), None, targets
+        )
+
+
+@every("head_bias", [True, False])
+def test_a_models_loss_is_the_cross_entropy_of_its_logits(head_bias):
+    config = DecoderLMConfig(
+        vocab_size=50, context_length=9, n_layers=1, n_heads=2, d_model=8, head_bias=head_bias, tie_embeddings=False
+    )
+    model, rng = DecoderLM(config), np.random.default_rng(0)
+    ids, targets = rng.integers(0, 50, (2, 3, 9))
+    mask = np.arange(9) < np.array([[9], [5], [1]])
+    targets = np.where(mask, targets, -100)
+    expected = ops.cross_entropy(model(ids, mask), targets, label_smoothing=0.1)
+    expected.backward()
+    gradients = {name: parameter.grad.copy() for name, parameter in model.named_parameters()}
+    for _, parameter in model.named_parameters():
+        parameter.grad = None
+    loss = model.loss(ids, targets, mask, label_smoothing=0.1)
+    loss.backward()
+    assert abs(loss.item() - expected.item()) < 1e-6
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.grad, gradients[name], atol=1e-6, err_msg=name)
