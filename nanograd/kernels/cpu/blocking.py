@@ -1,8 +1,8 @@
 """The blocked loops of the matrix product, on one thread or on all of them.
 
-    for each block of k:                      a panel of B, that deep, fits the first-level cache
+    for each block of k:                      most often there is only one
         for each block of rows of A:          packed now, into the second-level cache
-            for each panel of B:              packed before, once, for everyone
+            for each panel of B:              packed before, once, for all threads
                 for each tile of 12 rows:     micro_kernel.py
 Matrices are (address, row length, …) and not arrays: Numba would compile once more for each layout and for read-only.
 Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (3), 2008.
@@ -124,7 +124,7 @@ def _multiply_block(
     out: Stored,
     summands: tuple[Summand, Summand],
 ) -> None:
-    """One block of A with panels from … to of B, tile by tile: the panel stays in the first-level cache."""
+    """One block of A with a strip of panels of B, tile by tile: a panel stays near while all tiles use it."""
     per_lane = depth(panels)
     steps, size = (ks[1] - ks[0] + per_lane - 1) // per_lane, panel_size(shape[1], per_lane)
     row, step = (1, COLUMN_STRIDE) if transposed else (ROW_STRIDE, 1)
