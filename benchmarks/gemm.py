@@ -54,7 +54,7 @@ def arrays(subject: Subject) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-def ours(subject: Subject, precision: str) -> Run:
+def ours(subject: Subject, precision: Any) -> Run:
     """nanograd.kernels.cpu.gemm.product"""
     from nanograd.kernels.cpu.gemm import product
 
@@ -116,7 +116,7 @@ def micro_kernel_alone(precision: str, repeats: int = 20_000) -> Run:
     a, b = aligned_empty((threads, TILE_ROWS * stride), lanes), aligned_empty((threads, steps * TILE_COLUMNS), lanes)
     a[:], b[:], out = 0, 0, np.zeros((threads, TILE_ROWS, TILE_COLUMNS), np.float32)
 
-    @njit(parallel=True)  # type: ignore[untyped-decorator]
+    @njit(parallel=True)
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int) -> None:
         for t in prange(threads):
             at = address + t * 4 * TILE_ROWS * TILE_COLUMNS

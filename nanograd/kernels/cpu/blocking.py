@@ -10,6 +10,7 @@ Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplicatio
 
 from typing import TypeAlias
 
+import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array
@@ -69,16 +70,16 @@ def multiply_together(
     parts = grid[0] * grid[1]
     if not packed:
         for share in prange(parts):
-            pack_panels(b, shape[1], shape[2], panels, share, parts)
+            pack_panels(b, shape[1], shape[2], panels, np.int64(share), parts)  # unsigned, it would be compiled anew
     for part in prange(parts):
-        _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
+        _multiply_part(a, panels, blocks[part], shape, _part(np.int64(part), grid, shape), out, first, second)
 
 
 @njit(**PARALLEL)
 def pack_together(b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
     """B packed once, for several products."""
     for share in prange(shares):
-        pack_panels(b, K, N, panels, share, shares)
+        pack_panels(b, K, N, panels, np.int64(share), shares)
 
 
 @njit(**SERIAL)

@@ -1,7 +1,8 @@
 """The matrix product: out = [out +] A B [+ bias] [+ residual] for float32 arrays, in float32 or in bf16 pairs.
 
 Chapter by chapter: avx512.py (the vocabulary), micro_kernel.py (a tile in registers), packing.py (operands in the
-order in which they are read), blocking.py (loops that fit the caches, threads), and here the public door. Without AVX-512 every product is BLAS's.
+order in which they are read), blocking.py (loops that fit the caches, threads), and here the public door. Where the CPU
+has no AVX-512, every product is BLAS's.
 """
 
 import contextlib
