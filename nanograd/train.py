@@ -4,13 +4,12 @@ With no flags: the embedded Wikipedia excerpt, a small decoder, about three minu
 holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.sample RUN` continues any text with it.
 """
 
-import contextlib
 import logging
 import math
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from nanograd.config import from_command_line, to_toml
 from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batches
 from nanograd.generate import generate
 from nanograd.io.checkpoint import save_tokenizer, save_weights
+from nanograd.io.run_folder import run_folder
 from nanograd.memory import check_disk, check_memory, estimate_memory
 from nanograd.models import DecoderLM, count_parameters
 from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, warmup_cosine
@@ -33,7 +33,6 @@ from pre_process.files import naming_file, write_atomic
 
 log = logging.getLogger(__name__)
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
-BEFORE_STEP_1 = ("train.log", "config.toml", "config.json", "tokenizer.json", "metrics.jsonl")  # written by then
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,42 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.dry_run:
         describe(config)
         return 0
-    with run_folder(config) as out:
+    with run_folder(config.out, preset=config.preset) as out:
         terminal.configure_logging(out / "train.log")
         prepared = prepare(config, terminal.progress_bar)
         return Run(config, prepared, out).train()
-
-
-@contextlib.contextmanager
-def run_folder(config: TrainConfig) -> Iterator[Path]:
-    """A folder for this run alone. What was made of it vanishes again if the run ends before its first step."""
-    numbered = config.out is None
-    out, made = _claim(Path("runs", config.preset) if config.out is None else Path(config.out), numbered=numbered)
-    try:
-        yield out
-    except BaseException:
-        metrics = out / "metrics.jsonl"
-        if not metrics.exists() or metrics.stat().st_size == 0:
-            terminal.configure_logging()  # lets go of train.log
-            for name in BEFORE_STEP_1:
-                (out / name).unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):  # somebody else has put something there
-                    folder.rmdir()
-        raise
-
-
-def _claim(wanted: Path, *, numbered: bool) -> tuple[Path, list[Path]]:
-    """`wanted`, or the first free of wanted-2, wanted-3, …; and the folders that had to be made, innermost first."""
-    for number in range(1, 10_000 if numbered else 2):
-        out = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        with contextlib.suppress(FileExistsError):
-            out.mkdir(parents=True, exist_ok=not numbered)
-            if not any(out.iterdir()):
-                (out / "train.log").touch(exist_ok=False)  # of two runs started at once one gets it
-                return out, made
-    raise ValueError(f"--out {wanted} is there already and not empty: choose another folder")
 
 
 class Run:
