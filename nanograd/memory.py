@@ -26,7 +26,8 @@ def estimate_memory(config: DecoderLMConfig, batch_size: int) -> float:
     activations = batch_size * T * (config.n_layers * (norms + attention + mlp) + 2 * C + logits)
     weights = count_parameters(config)
     state = 4 * weights  # themselves, gradients, two moments
-    return AT_REST + BYTES * (state + max(activations, 2 * weights))
+    saving = 3 * weights  # as bytes, as one file, and as that file on its way out of the safetensors library
+    return AT_REST + BYTES * (state + max(activations, saving))
 
 
 def check_memory(config: DecoderLMConfig, batch_size: int, device: str) -> None:
