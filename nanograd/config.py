@@ -50,11 +50,11 @@ def parse_flags(
     """
     import tyro
 
-    given = {} if default is None else {"default": default}
+    given: dict[str, Any] = {} if default is None else {"default": default}
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     with contextlib.redirect_stderr(io.StringIO()) as box:
         try:
-            settings = tyro.cli(kind, prog=prog, description=about, args=argv, config=markers, **given)
+            settings: Settings = tyro.cli(kind, prog=prog, description=about, args=argv, config=markers, **given)
         except SystemExit as stop:
             if stop.code != 2:
                 raise

@@ -1,34 +1,50 @@
 """Floor 5. How much memory and disk a run will need, told before it starts."""
 
+import os
 import shutil
 from pathlib import Path
 
 from nanograd.models import DecoderLMConfig, count_parameters
 
 BYTES = 4  # of a float32
-AT_REST = 150e6  # Python, NumPy, SciPy, matplotlib and the tokenizer
+OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
+AT_REST = 100e6  # Python, NumPy, matplotlib and the tokenizer
+KEPT_BY_ACTIVATION = {"gelu": 3, "gelu-tanh": 2, "silu": 2, "relu": 1}  # its input, Φ of it, its output
 
 
 def estimate_memory(config: DecoderLMConfig, batch_size: int) -> float:
-    """Bytes that training holds at its peak, on the CPU: parameters, optimizer and one micro-batch of activations.
+    """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, and
+    either one micro-batch's activations or, in a large model, the copies made while it is saved.
 
-    Counted from what each operation of the block saves for its backward (see nanograd/ops), in floats per token.
+    Counted from what each operation of the block keeps for its backward (see nanograd/ops), in floats per token.
     """
-    C, T, V = config.d_model, config.context_length, config.vocab_size
-    F = config.hidden_width
-    mlp = 2 * F + (F if config.activation == "gelu-tanh" else 0)  # pre-activation and activation; tanh is kept too
-    residual = 4 * C  # the stream before and after each branch, as the norms and the additions see it
-    attention = 2 * C + 3 * C + config.n_heads * T + C  # norm, q k v, probabilities, output
-    dropout = 0 if config.dropout == 0 else 2 * C
-    layers = config.n_layers * (residual + attention + mlp + dropout)
-    logits = 3 * V  # logits, their gradient, one temporary
-    state = 4 * count_parameters(config)  # weights, gradients, two moments
-    return AT_REST + BYTES * (state + batch_size * T * (layers + logits))
+    C, T = config.d_model, config.context_length
+    norms = 2 * 2 * C  # normalized and scaled
+    attention = 3 * C + config.n_heads * T + C  # queries, keys and values; probabilities; the mixture
+    mlp = KEPT_BY_ACTIVATION[config.activation] * config.hidden_width
+    logits = 2 * config.vocab_size  # themselves and their gradient
+    activations = batch_size * T * (config.n_layers * (norms + attention + mlp) + 2 * C + logits)
+    weights = count_parameters(config)
+    state = 4 * weights  # themselves, gradients, two moments
+    saving = 3 * weights  # as bytes, as one file, and as that file on its way out of the safetensors library
+    return AT_REST + BYTES * (state + max(activations, saving))
+
+
+def check_memory(config: DecoderLMConfig, batch_size: int, device: str) -> None:
+    """Raise MemoryError if training on the CPU needs more than this machine has at all."""
+    if device != "cpu" or not hasattr(os, "sysconf"):  # Windows doesn't tell
+        return
+    need, there = estimate_memory(config, batch_size), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > there:
+        raise MemoryError(
+            f"this needs about {need / 1e9:,.1f} GB, the machine has {there / 1e9:,.1f} GB; "
+            "lower --batch-size, --context-length or --d-model"
+        )
 
 
 def check_disk(folder: Path, config: DecoderLMConfig) -> None:
     """Raise OSError unless `folder` can hold the weights twice: the old ones stay until the new ones are whole."""
-    need = 2 * BYTES * count_parameters(config)
+    need = 2 * BYTES * count_parameters(config) + OTHER_FILES
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise OSError(f"{folder} has {free / 1e6:,.0f} MB free, saving the model needs {need / 1e6:,.0f} MB")
+        raise OSError(f"{folder} has {free / 1e6:,.1f} MB free, saving the model needs {need / 1e6:,.1f} MB")

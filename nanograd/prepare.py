@@ -1,8 +1,9 @@
 """Floor 5. From `--data` to what training reads: tokenizer, token files and word vectors, made once and cached."""
 
 import hashlib
-import io
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ import numpy as np
 from nanograd.data import open_tokens
 from nanograd.settings import TrainConfig
 from pre_process import corpus
-from pre_process.files import write_atomic
-from pre_process.token_files import Manifest, read_manifest, write_tokens
+from pre_process.arrays import ArrayFileError, load_array, save_array
+from pre_process.token_files import Manifest, TokenFileError, read_manifest, write_tokens
 from pre_process.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 PREPARED_FORMAT = 1  # raise it when prepared files change, and old caches are passed over
+CHUNK = 1 << 22  # tokens counted at once
 SENTENCE = 1000  # tokens that word2vec sees as one sentence
 
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # terminal.progress_bar, or a silent one
@@ -34,12 +36,12 @@ class Prepared:
     tokenizer: Tokenizer
     embeddings: np.ndarray | None
 
-    def unigram_loss(self) -> float:
-        """Nats per validation token of a model that knows only how often each token occurs (add-one smoothed)."""
-        V = self.manifest.vocab_size
-        counts = np.bincount(open_tokens(self.folder, "train"), minlength=V) + 1
-        val = np.bincount(open_tokens(self.folder, "val"), minlength=V)
-        return float(-(val * np.log(counts / counts.sum())).sum() / val.sum())
+    def unigram_loss(self, targets: np.ndarray) -> float:
+        """Nats per token of `targets` (n,) for a model that only knows how often each token occurs (plus one)."""
+        train, counts = open_tokens(self.folder, "train"), np.ones(self.manifest.vocab_size)
+        for start in range(0, len(train), CHUNK):
+            counts += np.bincount(train[start : start + CHUNK], minlength=len(counts))
+        return float(-np.log(counts / counts.sum())[targets].mean())
 
     def bytes_per_token(self) -> float:
         """UTF-8 bytes that a validation token stands for, on average: turns nats per token into bits per byte."""
@@ -53,9 +55,8 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
     Raises CorpusError, TokenizerError and TokenFileError for bad input, OSError for an unwritable cache.
     """
     folder = token_folder(config)
-    if not folder.is_dir():
-        _write_token_folder(config, folder, stage)
-    manifest, tokenizer = read_manifest(folder), Tokenizer.load(folder)
+    manifest = _manifest(config, folder, stage)
+    tokenizer = Tokenizer.load(folder)
     if manifest.vocab_size > config.model.vocab_size:
         raise ValueError(
             f"{folder} has a vocabulary of {manifest.vocab_size:,} tokens, the model {config.model.vocab_size:,}: "
@@ -81,6 +82,31 @@ def cache_folder(config: TrainConfig) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("nanograd", appauthor=False))
+
+
+def _manifest(config: TrainConfig, folder: Path, stage: Stage) -> Manifest:
+    """The manifest of a token folder, which is made if need be; a damaged one again, unless it is the user's."""
+    if folder.is_dir():
+        try:
+            return read_manifest(folder)
+        except TokenFileError as error:
+            if config.data is not None and folder == Path(config.data):
+                raise
+            log.warning("prepared text is damaged, making it again: %s", error)
+            shutil.rmtree(folder)
+    _check_writable(folder.parent)
+    _write_token_folder(config, folder, stage)
+    return read_manifest(folder)
+
+
+def _check_writable(cache: Path) -> None:
+    """Raise OSError before hours of work, not after."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot keep prepared text in {cache}: {error.strerror}; give another --cache") from None
 
 
 def _write_token_folder(config: TrainConfig, folder: Path, stage: Stage) -> None:
@@ -119,8 +145,11 @@ def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: 
                config.word2vec_epochs, config.seed)  # fmt: skip
     path = cache_folder(config) / f"word2vec-{key}.npy"
     if path.is_file():
-        vectors: np.ndarray = np.load(path)
-        return vectors
+        try:
+            return load_array(path)
+        except ArrayFileError as error:
+            log.warning("making word vectors again: %s", error)
+    _check_writable(path.parent)
     ids = open_tokens(folder, "train")
     with stage("training word vectors"):
         vectors = train_embeddings(
@@ -130,10 +159,7 @@ def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: 
             epochs=config.word2vec_epochs,
             seed=config.seed,
         )
-    buffer = io.BytesIO()
-    np.save(buffer, vectors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    save_array(path, vectors)
     return vectors
 
 

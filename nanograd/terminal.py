@@ -1,9 +1,12 @@
 """Floor 5. What the commands share: one-line errors and exit codes, the log file, progress, a clean Ctrl-C."""
 
 import contextlib
+import errno
+import io
 import logging
 import logging.config
 import os
+import shutil
 import signal
 import sys
 import time
@@ -21,29 +24,52 @@ Progress = Callable[[int, int], None]  # (done, total)
 def run(main: Main, argv: Sequence[str] | None = None) -> int:
     """Call a command's `main` and turn what went wrong into one line on standard error and an exit code.
 
-    0 done, 2 bad input (ValueError, OSError) or too little memory, 130 / 143 stopped by Ctrl-C / SIGTERM.
+    0 done, 2 bad input (ValueError, OSError) or too little memory, 128 + signal number after Ctrl-C (130), SIGTERM
+    (143), or when the reader of our output has left, as `| head` does (141).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # half a prompt is no reason to lose a text
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return main(argv) or 0
-    except KeyboardInterrupt:
+        code = main(argv) or 0
+        if sys.stdout:  # None where the caller has closed it
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # what they still hold is written when the program ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError, MemoryError) as error:
         log.debug("the command failed", exc_info=error)
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Let SIGTERM clean up as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def one_line(error: BaseException) -> str:
     """What an exception says, without line breaks; an OSError says what failed and where."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}{_free_space(error)}"
     if isinstance(error, MemoryError):
         return f"not enough memory: {str(error) or 'lower --batch-size, --context-length or --d-model'}"
     return " ".join(str(error).split())
+
+
+def _free_space(error: OSError) -> str:
+    if error.errno != errno.ENOSPC or not error.filename:
+        return ""
+    folder = next(parent for parent in Path(error.filename).absolute().parents if parent.exists())
+    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB free)"
 
 
 def configure_logging(log_file: str | Path = os.devnull) -> None:
@@ -51,6 +77,7 @@ def configure_logging(log_file: str | Path = os.devnull) -> None:
     here = Path(__file__).parent
     path = next(p for p in (here / "logging.conf", here.parent / "logging.conf") if p.exists())  # installed, or a clone
     literal = repr(str(log_file)).replace("%", "%%")  # the file's args are read as Python, after interpolation
+    logging.raiseExceptions = False  # a log that can't be written must not bury the one line that says why
     logging.config.fileConfig(path, defaults={"log_file": literal}, disable_existing_loggers=False)
 
 
@@ -112,8 +139,8 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=step, figures=figures)
         if not self.console.is_terminal and time.monotonic() - self._printed >= 10:
             self._printed = time.monotonic()
-            left = seconds / step * (self.steps - step)
-            self.console.print(f"step {step}/{self.steps}  {figures}  ETA {left // 60:.0f}:{left % 60:02.0f}")
+            minutes, left = divmod(round(seconds / step * (self.steps - step)), 60)
+            self.console.print(f"step {step}/{self.steps}  {figures}  ETA {minutes}:{left:02}")
 
     def print(self, text: str) -> None:
         """A line above the live one, taken literally."""
@@ -136,8 +163,9 @@ class StopSignal:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.exit_code = 128 + number
+        os.write(2, b"\nfinishing this step and saving; a second signal stops at once\n")  # print() may be at work
 
 
 def peak_memory_mb() -> float:

@@ -4,12 +4,12 @@ With no flags: the embedded Wikipedia excerpt, a small decoder, about three minu
 holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.sample RUN` continues any text with it.
 """
 
-import contextlib
 import logging
 import math
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from nanograd.config import from_command_line, to_toml
 from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batches
 from nanograd.generate import generate
 from nanograd.io.checkpoint import save_tokenizer, save_weights
-from nanograd.memory import check_disk, estimate_memory
+from nanograd.io.run_folder import run_folder
+from nanograd.memory import check_disk, check_memory, estimate_memory
 from nanograd.models import DecoderLM, count_parameters
 from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, warmup_cosine
 from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, prepare, token_folder
 from nanograd.settings import PRESETS, TrainConfig
 from nanograd.tensor import no_grad
-from pre_process.files import write_atomic
+from pre_process.files import naming_file, write_atomic
 
 log = logging.getLogger(__name__)
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
@@ -43,40 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.dry_run:
         describe(config)
         return 0
-    with run_folder(config) as out:
+    with run_folder(config.out, preset=config.preset) as out:
         terminal.configure_logging(out / "train.log")
         prepared = prepare(config, terminal.progress_bar)
         return Run(config, prepared, out).train()
-
-
-@contextlib.contextmanager
-def run_folder(config: TrainConfig) -> Iterator[Path]:
-    """A new folder for this run. It vanishes again if the run ends in an error before anything was saved in it."""
-    if config.out is not None:
-        out = Path(config.out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"--out {out} is there already and not empty: choose another folder")
-        out.mkdir(parents=True, exist_ok=True)
-    else:
-        out = _first_free(Path("runs") / config.preset)
-    try:
-        yield out
-    except BaseException:
-        if not (out / "metrics.jsonl").exists():
-            terminal.configure_logging()  # lets go of train.log
-            for file in out.iterdir():
-                file.unlink()
-            out.rmdir()
-        raise
-
-
-def _first_free(path: Path) -> Path:
-    for number in range(1, 10_000):
-        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            candidate.mkdir(parents=True)
-            return candidate
-    raise ValueError(f"{path}-2 … {path}-9999 are all taken: give --out")
 
 
 class Run:
@@ -97,26 +68,26 @@ class Run:
             )
         )
         check_disk(out, config.model)
+        check_memory(config.model, config.batch_size, config.device)
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
         self.model.to(config.device)
         self.parameters = FlatParameters(self.model)
         o = config.optim
         self.optimizer = AdamW(self.parameters, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
-        self.unigram_loss = prepared.unigram_loss()
-        self.val_loss: float | None = None
+        self.unigram_loss = prepared.unigram_loss(np.concatenate([y.ravel() for _, y in self.validation]))
+        self.val_loss: float | None = None  # of the model that was saved last
+        self.saved_step = 0
 
     def train(self) -> int:
         """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
-        settings = msgspec.structs.replace(self.config, config=None, out=None)  # a repeat gets a folder of its own
-        write_atomic(self.out / "config.toml", to_toml(settings).encode())
-        save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
-        log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
-        started, record = time.perf_counter(), {}
+        self._write_settings()
+        started, record, last = time.perf_counter(), {}, False
+        metrics_path = self.out / "metrics.jsonl"
         with (
             terminal.StopSignal() as stop,
             terminal.TrainingDisplay(self.config.steps) as display,
             np.errstate(over="ignore", invalid="ignore"),  # the gradient's norm tells, in one line
-            (self.out / "metrics.jsonl").open("wb", buffering=0) as metrics,
+            metrics_path.open("wb") as metrics,
         ):
             for step in range(1, self.config.steps + 1):
                 record = self.step(step)
@@ -125,22 +96,36 @@ class Run:
                     self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
                     record["unigram_loss"] = self.unigram_loss
                 record["seconds"] = time.perf_counter() - started
-                metrics.write(msgspec.json.encode(record) + b"\n")
-                if "val_loss" in record:
-                    self.save()
-                if last or (self.config.sample_every and step % self.config.sample_every == 0):
-                    display.print(f"step {step}: {self.sample(step)}")
-                display.update(
-                    step,
-                    loss=record["loss"],
-                    val_loss=self.val_loss,
-                    tokens_per_second=record["tokens_per_second"],
-                    seconds=record["seconds"],
-                )
+                with naming_file(metrics_path):
+                    metrics.write(msgspec.json.encode(record) + b"\n")
+                    metrics.flush()
+                self._report(record, display, last=last)
                 if last:
                     break
         self.summarize(record, stopped=bool(stop.exit_code))
         return stop.exit_code
+
+    def _write_settings(self) -> None:
+        """Everything about the run that is known before its first step."""
+        settings = msgspec.structs.replace(self.config, config=None, out=None)  # a repeat gets a folder of its own
+        write_atomic(self.out / "config.toml", to_toml(settings).encode())
+        save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
+        log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
+
+    def _report(self, record: dict[str, Any], display: terminal.TrainingDisplay, *, last: bool) -> None:
+        """What follows a step: weights and curve where the model was measured, a sample now and then, the live line."""
+        step, every = record["step"], self.config.sample_every
+        if "val_loss" in record:
+            self.save(step)
+        if last or (every and step % every == 0):
+            display.print(f"step {step}: {self.sample(step)}")
+        display.update(
+            step,
+            loss=record["loss"],
+            val_loss=self.val_loss,
+            tokens_per_second=record["tokens_per_second"],
+            seconds=record["seconds"],
+        )
 
     def step(self, step: int) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics.jsonl. Raises ValueError if the loss is not a number."""
@@ -151,8 +136,9 @@ class Run:
             loss += self.backward(inputs, targets) / config.accumulate
         try:
             grad_norm = clip_grad_norm(self.parameters, config.optim.clip_norm or math.inf)
-        except NonFiniteGradientError as error:
-            raise ValueError(f"step {step}, loss {loss}: {error}; give a lower --lr. {self.out} is kept") from None
+        except NonFiniteGradientError:
+            kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
+            raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
         lr = warmup_cosine(
             step - 1,
             peak=config.optim.lr,
@@ -185,9 +171,10 @@ class Run:
         (loss * (1 / self.config.accumulate)).backward()
         return float(loss.item())
 
-    def save(self) -> None:
+    def save(self, step: int) -> None:
         """Weights and the picture of the curve so far."""
         save_weights(self.out, self.model)
+        self.saved_step = step
         draw_loss(self.out)
 
     def sample(self, step: int) -> str:
@@ -224,7 +211,8 @@ class Run:
         }
         log.info("finished: %s", rows)
         _print_table(f"stopped at step {record['step']}, saved" if stopped else "done", rows)
-        print(f'next: python -m nanograd.sample {self.out} --prompt "{self.config.sample_prompt}"', file=sys.stderr)
+        sample = ["python", "-m", "nanograd.sample", str(self.out), f"--prompt={self.config.sample_prompt}"]
+        print(f"next: {shlex.join(sample)}", file=sys.stderr)
 
 
 def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:

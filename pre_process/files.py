@@ -1,12 +1,24 @@
 """Writing files so that a crash, a full disk or a second writer never leaves half of one."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Inside the block, an OSError that doesn't say which file it met (a full disk, a quota) is told `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -17,7 +29,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None  # not the hidden name that nobody chose
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming_file(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -39,7 +51,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        yield temporary
+        with naming_file(path):
+            yield temporary
         temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
             _sync_path(file)

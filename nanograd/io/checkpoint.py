@@ -1,6 +1,8 @@
 """A model in a folder: model.safetensors (weights), config.json (shape), tokenizer.json (text ↔ ids)."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -43,7 +45,9 @@ def save_tokenizer(folder: Path, model_config: DecoderLMConfig, tokenizer: Token
 
 def save_weights(folder: Path, model: DecoderLM) -> None:
     """Write model.safetensors in one step: whoever looks sees the old weights or the new ones, never a mixture."""
-    write_atomic(folder / "model.safetensors", safetensors.numpy.save(model.state_dict()))
+    weights = model.state_dict()
+    content = safetensors.numpy.save(weights, metadata={"sha256": _fingerprint(weights)})
+    write_atomic(folder / "model.safetensors", content)
 
 
 def load_model(folder: Path, *, device: str = "cpu") -> tuple[DecoderLM, Tokenizer]:
@@ -97,9 +101,23 @@ def _read_tokenizer(path: Path, card: ModelCard) -> Tokenizer:
 def _read_weights(path: Path) -> dict[str, np.ndarray]:
     content = _read(path)
     try:
-        return safetensors.numpy.load(content)
+        weights = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        promised = header.get("__metadata__", {}).get("sha256")
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+    if promised is not None and promised != _fingerprint(weights):  # other programs promise nothing
+        raise CheckpointError(f"{path} is damaged: its numbers are not those that were saved (their hash differs)")
+    return weights
+
+
+def _fingerprint(weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names and numbers: safetensors itself notices damage in its header only."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name]).data)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> bytes:

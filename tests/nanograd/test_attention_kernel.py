@@ -81,7 +81,7 @@ def test_packed_attention_agrees_on_any_shape_and_mask(B, T, H, D, causal, scale
 @settings(max_examples=40, deadline=None)
 @given(
     leading=st.sampled_from([(), (2,), (2, 3)]),
-    T=st.integers(1, 40),
+    T=st.integers(4, 40),
     cached=st.integers(0, 50),
     D=st.integers(1, 40),
     causal=st.booleans(),
@@ -176,6 +176,7 @@ def test_what_it_cannot_do_is_left_to_the_formula():
     ]:
         assert packed.forward(np, *arrays, n_heads=2, causal=True, **options) is NotImplemented
     assert separate.forward(np, qkv, qkv, qkv[..., :3], None, causal=True) is NotImplemented
+    assert separate.forward(np, qkv[:, -1:], qkv, qkv, None, causal=True) is NotImplemented
     assert separate.forward(np, qkv, qkv[:, :2], qkv[:, :2], None, causal=True) is NotImplemented
 
 

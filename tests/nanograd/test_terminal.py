@@ -18,7 +18,9 @@ from nanograd import terminal
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "error: a.txt: No such file or directory"),
         (OSError("the disk is full"), 2, "error: the disk is full"),
         (MemoryError(), 2, "error: not enough memory: lower --batch-size"),
+        (OSError(28, "No space left on device", "/dev/shm/a"), 2, "error: /dev/shm/a: No space left on device ("),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(15), 143, "interrupted"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(error, code, line, capsys):
@@ -44,16 +46,17 @@ def test_success_is_0_and_a_code_is_passed_on():
     assert terminal.run(lambda argv: 143, []) == 143
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path):
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_leaves_ends_the_program_without_a_word(tmp_path, stream):
     script = tmp_path / "talk.py"
     script.write_text(
         "import sys\nfrom nanograd import terminal\n"
-        "def main(argv):\n    while True: print('x' * 1000)\n"
+        "def main(argv):\n    while True: print('x' * 1000, file=sys." + stream + ")\n"
         "sys.exit(terminal.run(main))\n"
     )
-    command = f"{sys.executable} {script} | head -c 10; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} {script} 2>&1 | head -c 10; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 10, "")
+    assert (done.returncode, done.stdout, done.stderr) == (141, "x" * 10, "")
 
 
 @pytest.mark.parametrize("name", ["train.log", "100% 'odd' name.log"])
@@ -78,6 +81,28 @@ def test_the_first_signal_asks_and_the_second_stops():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_sigterm_cleans_up_and_the_old_handler_comes_back(capsys):
+    cleaned = []
+
+    def main(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert terminal.run(main, []) == 143
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_letters_that_the_terminal_does_not_know_are_replaced():
+    script = "from nanograd import terminal\nraise SystemExit(terminal.run(lambda argv: print('né \\udcff', end='')))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"n? ?", b"")
+
+
 def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
     with terminal.progress_bar("reading") as update:
         update(1, 2)
@@ -85,8 +110,11 @@ def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
         display._printed -= 11  # as if eleven seconds had passed
         display.update(2, loss=1.5, val_loss=None, tokens_per_second=1234.0, seconds=30.0)
         display.update(3, loss=1.4, val_loss=1.6, tokens_per_second=1234.0, seconds=45.0)
+        display._printed -= 11
+        display.update(9, loss=1.4, val_loss=1.6, tokens_per_second=1234.0, seconds=539.0)
         display.print("a [bold] line")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("reading: ")
     assert lines[1] == "step 2/10  loss 1.500  val –  1,234 tok/s  ETA 2:00"
-    assert lines[2] == "a [bold] line"
+    assert lines[2].endswith("ETA 1:00")  # 59.9 s, not 0:60
+    assert lines[3] == "a [bold] line"

@@ -2,6 +2,9 @@
 
 import json
 import math
+import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import safetensors.numpy
 
 from nanograd import plot, sample, terminal, train
 from nanograd.config import from_command_line, read_toml
+from nanograd.io.run_folder import run_folder
 from nanograd.prepare import token_folder
 from nanograd.settings import PRESETS
 
@@ -156,7 +160,8 @@ def fails(main, argv, message, capsys):
         (["--data", ""], "--data: Expected `str` of length >= 1"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--vocab-size", "100"], "100"),
-        (["--lr", "1e30", "--clip-norm", "0"], "lower --lr"),
+        (["--batch-size", "99999999"], "not enough memory: this needs about"),
+        (["--lr", "1e30", "--clip-norm", "0"], "diverged at step 2, loss nan: give a lower --lr"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys, extra, message):
@@ -179,6 +184,31 @@ def test_an_empty_or_binary_file_is_refused(flags, tmp_path, capsys, name, conte
     assert {p.name for p in tmp_path.iterdir()} == {name}
 
 
+def test_what_was_made_for_a_run_that_never_began_is_gone_and_what_was_there_is_not(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for out in (["--out", "a/b/c"], ["--out", "mine"], []):
+        assert terminal.run(train.main, [*flags, "--data", "nowhere.txt", *out]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_of_two_runs_started_at_once_one_gets_the_folder(tmp_path):
+    wanted = str(tmp_path / "run")
+    with run_folder(wanted, preset="tiny") as out:
+        with pytest.raises(ValueError, match="there already and not empty"), run_folder(wanted, preset="tiny"):
+            pass
+        assert out.exists()
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(flags, tmp_path, capsys):
+    out = tmp_path / "my $HOME's 100%"
+    assert terminal.run(train.main, [*flags, "--steps", "1", "--sample-prompt", 'say "hi"', "--out", str(out)]) == 0
+    command = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert command[:4] == ["next:", "python", "-m", "nanograd.sample"]
+    assert terminal.run(sample.main, [*command[4:], "--max-new-tokens", "0"]) == 0
+    assert capsys.readouterr().out == 'say "hi"\n'
+
+
 def test_a_run_folder_that_cannot_be_made_or_is_taken_is_refused(flags, tmp_path, capsys):
     (tmp_path / "file").write_text("precious")
     fails(train.main, [*flags, "--out", str(tmp_path / "file")], "there already", capsys)
@@ -191,6 +221,77 @@ def test_without_out_runs_are_numbered(flags, tmp_path, monkeypatch):
     for _ in range(2):
         assert terminal.run(train.main, [*flags, "--steps", "1"]) == 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        ("train.npy", -1),
+        ("val.npy", 0),
+        ("manifest.json", -1),
+        ("tokenizer.json", 9),
+        ("word2vec", 0),
+        ("word2vec", -1),
+    ],
+)
+def test_a_damaged_cache_is_made_again(corpus, tmp_path, capsys, name, keep):
+    argv = [*SMALL, "--data", str(corpus), "--cache", str(tmp_path / "cache"), "--steps", "1", "--out"]
+    assert terminal.run(train.main, [*argv, str(tmp_path / "a")]) == 0
+    (path,) = (tmp_path / "cache").glob("word2vec*" if name == "word2vec" else f"tokens-*/{name}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep])
+    assert terminal.run(train.main, [*argv, str(tmp_path / "b")]) == 0
+    assert "WARNING: " in capsys.readouterr().err
+    assert path.read_bytes() == whole
+    assert records(tmp_path / "b")[-1]["loss"] == records(tmp_path / "a")[-1]["loss"]
+
+
+def test_a_damaged_token_folder_of_the_user_is_refused_and_kept(flags, finished, tmp_path, capsys):
+    folder = tmp_path / "tokens"
+    shutil.copytree(token_folder(from_command_line(PRESETS, flags, prog="train", about="")), folder)
+    (folder / "val.npy").write_bytes(b"")
+    fails(train.main, [*flags, "--data", str(folder), "--out", str(tmp_path / "run")], "val.npy is damaged", capsys)
+    assert (folder / "train.npy").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_found_out_before_the_work(flags, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    fails(train.main, [*flags, "--cache", str(tmp_path / "file"), "--out", str(tmp_path / "r")], "--cache", capsys)
+    fails(train.main, [*flags, "--cache", str(tmp_path / "file/c"), "--out", str(tmp_path / "r")], "--cache", capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("limit", [20_000, 400])
+def test_a_disk_that_fills_up_is_named_and_the_last_model_stays(flags, tmp_path, limit, capsys, monkeypatch):
+    """RLIMIT_FSIZE: no file may grow beyond it; weights need more than 20,000 bytes, config.toml more than 400."""
+    out = tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(train, "check_disk", lambda *_: None)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        code = terminal.run(train.main, [*flags, "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    name = "model.safetensors" if limit == 20_000 else "config.toml"
+    assert (code, capsys.readouterr().err.splitlines()[-1]) == (2, f"error: {out / name}: File too large")
+    assert not out.exists() if limit == 400 else [p for p in out.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_text_is_prepared_leaves_nothing_half_done(tmp_path, number, code):
+    (tmp_path / "text.txt").write_text("".join(chr(97 + i % 26) + str(i) + " " for i in range(300_000)))
+    argv = ["--data", str(tmp_path / "text.txt"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "nanograd.train", *SMALL, *argv], stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("cache/.tokens-*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (code, b"interrupted")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["text.txt"]
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

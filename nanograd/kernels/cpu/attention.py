@@ -18,6 +18,8 @@ from nanograd.ops.attention import attention, packed_attention
 from nanograd.ops.dropout import Key
 from nanograd.primitive import Needs
 
+FEW_QUERIES = 4  # with fewer, as in decoding, copying the keys costs more than the formula's reading them once
+
 
 def _packed_forward(
     xp: ArrayModule,
@@ -75,6 +77,8 @@ def _forward(
     if dropout or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
         return NotImplemented
     (*leading, T, D), S = query.shape, key.shape[-2]
+    if T < FEW_QUERIES:
+        return NotImplemented
     seen = _keys_seen(mask, tuple(leading), S)
     if seen is None or key.shape != (*leading, S, D) or (causal and S < T):
         return NotImplemented

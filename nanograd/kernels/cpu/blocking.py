@@ -1,8 +1,8 @@
 """The blocked loops of the matrix product, on one thread or on all of them.
 
-    for each block of k:                      a panel of B, that deep, fits the first-level cache
+    for each block of k:                      most often there is only one
         for each block of rows of A:          packed now, into the second-level cache
-            for each panel of B:              packed before, once, for everyone
+            for each panel of B:              packed before, once, for all threads
                 for each tile of 12 rows:     micro_kernel.py
 Matrices are (address, row length, …) and not arrays: Numba would compile once more for each layout and for read-only.
 Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (3), 2008.
@@ -10,6 +10,7 @@ Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplicatio
 
 from typing import TypeAlias
 
+import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array
@@ -69,16 +70,16 @@ def multiply_together(
     parts = grid[0] * grid[1]
     if not packed:
         for share in prange(parts):
-            pack_panels(b, shape[1], shape[2], panels, share, parts)
+            pack_panels(b, shape[1], shape[2], panels, np.int64(share), parts)  # unsigned, it would be compiled anew
     for part in prange(parts):
-        _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
+        _multiply_part(a, panels, blocks[part], shape, _part(np.int64(part), grid, shape), out, first, second)
 
 
 @njit(**PARALLEL)
 def pack_together(b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
     """B packed once, for several products."""
     for share in prange(shares):
-        pack_panels(b, K, N, panels, share, shares)
+        pack_panels(b, K, N, panels, np.int64(share), shares)
 
 
 @njit(**SERIAL)
@@ -124,7 +125,7 @@ def _multiply_block(
     out: Stored,
     summands: tuple[Summand, Summand],
 ) -> None:
-    """One block of A with panels from … to of B, tile by tile: the panel stays in the first-level cache."""
+    """One block of A with a strip of panels of B, tile by tile: a panel stays near while all tiles use it."""
     per_lane = depth(panels)
     steps, size = (ks[1] - ks[0] + per_lane - 1) // per_lane, panel_size(shape[1], per_lane)
     row, step = (1, COLUMN_STRIDE) if transposed else (ROW_STRIDE, 1)

@@ -1,7 +1,8 @@
 """The matrix product: out = [out +] A B [+ bias] [+ residual] for float32 arrays, in float32 or in bf16 pairs.
 
 Chapter by chapter: avx512.py (the vocabulary), micro_kernel.py (a tile in registers), packing.py (operands in the
-order in which they are read), blocking.py (loops that fit the caches, threads), and here the public door.
+order in which they are read), blocking.py (loops that fit the caches, threads), and here the public door. Where the CPU
+has no AVX-512, every product is BLAS's.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from nanograd.kernels.cpu.support import aligned_empty
 
 Precision: TypeAlias = Literal["float32", "bf16"]
 
-_FEW_ROWS = 4  # up to here a product is bound by reading B once; BLAS does that without packing it
+_FEW_ROWS = {"float32": 16, "bf16": 4}  # up to here packing B takes longer than all the rest; BLAS goes without
 _SMALL = 1_000_000  # multiplications that take as long as starting a parallel region
 _LANES: dict[str, Any] = {"float32": np.float32, "bf16": np.uint32}
 _precision: Precision = "float32"
@@ -90,21 +91,19 @@ def product(
     out        (M, N), C-contiguous; it may be the residual, but overlap neither a nor b
     bias       (N,) is added to every row; residual (M, N) is added as it is
     precision  "float32", "bf16" (a and b rounded to 8 bits, relative error 2⁻⁸ each at most; sums in float32), or None
-               for `matmul_precision()`. Up to 4 rows, and on CPUs without AVX-512, float32 by BLAS.
-    The result does not depend on the number of threads. Raises ValueError for shapes and layouts that don't fit.
+               for `matmul_precision()`. A handful of rows: float32, by BLAS.
+    The result does not depend on Numba's number of threads. Raises ValueError for shapes and layouts that don't fit.
     """
-    precision = _precision if precision is None else precision
     left, right = a.T if transpose_a else a, _right(b, transpose_b)
     precision, panels = (b.precision, b.panels) if isinstance(b, Prepacked) else (precision or _precision, None)
-    bias = None if bias is None else np.ascontiguousarray(bias)
     _check(left, right, out, bias, residual, precision)
     if accumulate and residual is not None:
         out += residual  # the kernel has room for two summands
         residual = None
-    elif residual is not None and residual is not out:
-        residual = _apart(residual, out)
-    summands = ([out] if accumulate else []) + [x for x in (bias, residual) if x is not None]
-    if _by_our_own(len(left), *right.shape):
+    summands = [
+        x if x is out else _apart(x, out) for x in (out if accumulate else None, bias, residual) if x is not None
+    ]
+    if _by_our_own(left, right, precision):
         _multiply(left, right, panels, out, summands, _LANES[precision])
     else:
         _multiply_by_blas(left, right, out, summands)
@@ -129,9 +128,9 @@ def compile_product(precision: Precision) -> None:
     """Compile, or load from Numba's cache, what products in this precision need: seconds once, then a blink."""
     check_precision(precision)
     if has_avx512():
-        one = np.ones((_FEW_ROWS + 1, 1), np.float32)
+        one = np.ones((1, 1), np.float32)
         for parts in ((1, 1), (1, 2)):
-            _multiply(one, one[:1], None, np.empty_like(one), [], _LANES[precision], parts)
+            _multiply(one, one, None, np.empty_like(one), [], _LANES[precision], parts)
         prepack(one, precision=precision)
 
 
@@ -159,9 +158,9 @@ def _apart(x: Array, out: Array) -> Array:
     return x.copy() if np.may_share_memory(x, out) else np.ascontiguousarray(x)
 
 
-def _by_our_own(M: int, K: int, N: int) -> bool:
+def _by_our_own(a: Array, b: Array, precision: Precision) -> bool:
     """The rule: everything but a handful of rows, where the CPU has the registers (measured: benchmarks/gemm.py)."""
-    return has_avx512() and M > _FEW_ROWS and 0 not in (K, N)
+    return has_avx512() and len(a) > _FEW_ROWS[precision] and b.size > 0
 
 
 def _multiply_by_blas(a: Array, b: Array, out: Array, summands: list[Array]) -> None:

@@ -32,10 +32,10 @@ from nanograd.kernels.cpu.avx512 import (
 from nanograd.kernels.cpu.micro_kernel import TILE_COLUMNS
 from nanograd.kernels.cpu.support import SERIAL
 
-BLOCK_ROWS = 240  # 20 tiles; a block of A fills 400 KiB at most: it stays in the second-level cache
-BLOCK_STEPS = 384  # a panel of B that deep fills 48 KiB: the first-level cache
-ROW_STRIDE = BLOCK_STEPS + 16  # 25 cache lines: as that is odd, the rows of a tile lie in different sets of the cache
-COLUMN_STRIDE = BLOCK_ROWS + 32  # 17 cache lines
+BLOCK_ROWS = 120  # 10 tiles: a block of A fills 500 KiB at most, half of the second-level cache
+BLOCK_STEPS = 1024  # most products need one block of k: out is written once, and never read
+ROW_STRIDE = BLOCK_STEPS + 16  # 65 cache lines: as that is odd, the rows of a tile lie in different sets of the cache
+COLUMN_STRIDE = BLOCK_ROWS + 24  # 9 cache lines
 BLOCK_SIZE = max(BLOCK_ROWS * ROW_STRIDE, BLOCK_STEPS * COLUMN_STRIDE)
 _GROUP = 16  # steps of B packed for one panel after the other: few enough pages for the address cache
 
