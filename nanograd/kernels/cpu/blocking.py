@@ -48,9 +48,12 @@ def multiply_alone(
     second: Summand,
 ) -> None:
     """out = A B + first + second on the calling thread: a parallel region costs as much as a small product."""
+    parts = grid[0] * grid[1]
     if not packed:
-        pack_panels(b, shape[1], shape[2], panels, 0, 1)
-    _multiply_part(a, panels, blocks[0], shape, _part(0, grid, shape), out, first, second)
+        for share in range(parts):
+            pack_panels(b, shape[1], shape[2], panels, share, parts)
+    for part in range(parts):
+        _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
 
 
 @njit(**PARALLEL)
