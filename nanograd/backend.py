@@ -14,23 +14,29 @@ Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 ArrayModule: TypeAlias = Any  # the module numpy or the module cupy: written `xp` in every formula
 
 
-_use_kernels = os.environ.get("NANOGRAD_KERNELS", "1") != "0"
+_use_kernels = False
 
 
 def kernels_enabled() -> bool:
-    """False inside `formulas_only`, or everywhere if NANOGRAD_KERNELS=0 was set."""
+    """Whether twins run where they can: after `nanograd.kernels.load()`, and not inside `formulas_only`."""
     return _use_kernels
+
+
+def use_kernels(wanted: bool) -> bool:
+    """Switch all twins on or off; returns how it was. NANOGRAD_KERNELS=0 in the environment keeps them off."""
+    global _use_kernels
+    before, _use_kernels = _use_kernels, wanted and os.environ.get("NANOGRAD_KERNELS") != "0"
+    return before
 
 
 @contextlib.contextmanager
 def formulas_only() -> Iterator[None]:
     """Run the formulas as written in nanograd/ops, without their faster twins: try this when a number looks wrong."""
-    global _use_kernels
-    before, _use_kernels = _use_kernels, False
+    before = use_kernels(False)
     try:
         yield
     finally:
-        _use_kernels = before
+        use_kernels(before)
 
 
 class DeviceError(ValueError):
