@@ -9,6 +9,7 @@ from nanograd.models import DecoderLMConfig, count_parameters
 BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
 AT_REST = 100e6  # Python, NumPy, matplotlib and the tokenizer
+PREPARING = 70e6  # what a run that prepares its text loads besides, gensim above all
 KEPT_BY_ACTIVATION = {"gelu": 3, "gelu-tanh": 2, "silu": 2, "relu": 1}  # its input, Φ of it, its output
 
 

@@ -82,10 +82,14 @@ def configure_logging(log_file: str | Path = os.devnull) -> None:
 
 
 def console() -> Any:
-    """A rich console on standard error: standard output is for results."""
+    """A rich console on standard error: standard output is for results. Nobody listening is no reason to stop."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class PatientConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program
+            self.quiet = True
+
+    return PatientConsole(stderr=True, highlight=False)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batche
 from nanograd.generate import generate
 from nanograd.io.checkpoint import save_tokenizer, save_weights
 from nanograd.io.run_folder import run_folder
-from nanograd.memory import check_disk, check_memory, estimate_memory
+from nanograd.memory import PREPARING, check_disk, check_memory, estimate_memory
 from nanograd.models import DecoderLM, count_parameters
 from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, warmup_cosine
 from nanograd.plot import draw_loss
@@ -231,12 +231,13 @@ def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
 def describe(config: TrainConfig) -> None:
     """What --dry-run prints: settings, parameters, tokens, memory."""
     folder = token_folder(config)
+    memory = estimate_memory(config.model, config.batch_size) + (0 if folder.is_dir() else PREPARING)
     per_step = config.accumulate * config.batch_size * config.model.context_length
     print(to_toml(config))
     rows = {
         "parameters": f"{count_parameters(config.model):,}",
         "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
-        "memory": f"about {estimate_memory(config.model, config.batch_size) / 1e6:,.0f} MB",
+        "memory": f"about {memory / 1e6:,.0f} MB",
         "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
     }
     _print_table("dry run: nothing was written", rows)

@@ -308,6 +308,16 @@ def test_a_signal_ends_the_run_with_a_checkpoint(flags, tmp_path, number, code):
     assert f"stopped at step {last['step']}" in err
 
 
+def test_training_goes_on_when_nobody_reads_its_progress_any_more(flags, tmp_path):
+    command = shlex.join(
+        [sys.executable, "-m", "nanograd.train", *flags, "--steps", "20", "--out", str(tmp_path / "run")]
+    )
+    done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -c 1"], capture_output=True, timeout=60, check=False)
+    assert len(done.stdout) == 1
+    assert len(records(tmp_path / "run")) == 20
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_after_kill_9_the_last_checkpoint_is_whole(flags, tmp_path):
     out = tmp_path / "run"
     process = start(flags, out)
