@@ -4,19 +4,21 @@ With no flags: the embedded Wikipedia excerpt, a small decoder, about three minu
 holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.sample RUN` continues any text with it.
 """
 
+import contextlib
 import logging
 import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from nanograd import backend, ops, random, terminal
+from nanograd import backend, kernels, random, terminal
 from nanograd.config import from_command_line, to_toml
 from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batches
 from nanograd.generate import generate
@@ -24,7 +26,7 @@ from nanograd.io.checkpoint import save_tokenizer, save_weights
 from nanograd.io.run_folder import run_folder
 from nanograd.memory import PREPARING, check_disk, check_memory, estimate_memory
 from nanograd.models import DecoderLM, count_parameters
-from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, warmup_cosine
+from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_scale, warmup_cosine
 from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, prepare, token_folder
 from nanograd.settings import PRESETS, TrainConfig
@@ -46,8 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with run_folder(config.out, preset=config.preset) as out:
         terminal.configure_logging(out / "train.log")
-        prepared = prepare(config, terminal.progress_bar)
+        with compiled_kernels(config):
+            prepared = prepare(config, terminal.progress_bar)
         return Run(config, prepared, out).train()
+
+
+@contextlib.contextmanager
+def compiled_kernels(config: TrainConfig) -> Iterator[None]:
+    """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
+    if config.device != "cpu" or os.environ.get("NANOGRAD_KERNELS") == "0":
+        yield
+        return
+    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode())
+    try:
+        yield
+        if compiler is not None:
+            with terminal.progress_bar("compiling kernels (on the first start only)"):
+                compiler.wait()
+    finally:
+        if compiler is not None:
+            compiler.kill()
+    kernels.load()
 
 
 class Run:
@@ -135,7 +156,7 @@ class Run:
             inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
             loss += self.backward(inputs, targets) / config.accumulate
         try:
-            grad_norm = clip_grad_norm(self.parameters, config.optim.clip_norm or math.inf)
+            grad_norm, scale = clip_scale(self.parameters, config.optim.clip_norm or math.inf)
         except NonFiniteGradientError:
             kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
             raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
@@ -146,8 +167,7 @@ class Run:
             total_steps=config.steps,
             min_ratio=config.optim.min_lr_ratio,
         )
-        self.optimizer.step(lr)
-        self.parameters.zero_grad()
+        self.optimizer.step(lr, scale=scale, zero_grad=True)
         tokens = config.accumulate * config.batch_size * config.model.context_length
         seconds = time.perf_counter() - started
         return {
@@ -162,8 +182,8 @@ class Run:
     def backward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Add one micro-batch's share to the gradients; returns its loss."""
         device, optim = self.config.device, self.config.optim
-        loss = ops.cross_entropy(
-            self.model(backend.to_device(inputs, device)),
+        loss = self.model.loss(
+            backend.to_device(inputs, device),
             backend.to_device(targets, device),
             label_smoothing=optim.label_smoothing,
             z_loss=optim.z_loss,
@@ -221,8 +241,8 @@ def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
     model.eval()
     with no_grad():
         for inputs, targets in batches:
-            logits = model(backend.to_device(inputs, device))
-            total += ops.cross_entropy(logits, backend.to_device(targets, device)).item() * targets.size
+            loss = model.loss(backend.to_device(inputs, device), backend.to_device(targets, device))
+            total += loss.item() * targets.size
             count += targets.size
     model.train(was_training)
     return total / count

@@ -1,6 +1,7 @@
 """`pytest --device cuda` runs the tests marked `cuda` on a GPU; without a GPU they are skipped, and say why."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,3 +37,14 @@ def why_no_gpu(device: str) -> str | None:
 def device(request: pytest.FixtureRequest) -> str:
     """The device that was asked for on the command line."""
     return str(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def twins() -> Iterator[None]:
+    """Compiled twins run in this test; elsewhere the formulas do."""
+    from nanograd import backend, kernels
+
+    before = backend.kernels_enabled()
+    kernels.load()
+    yield
+    backend.use_kernels(before)

@@ -16,6 +16,8 @@ from nanograd.kernels.cpu.tile import COLUMNS, ROWS
 from nanograd.tensor import Tensor
 from nanograd.testing import value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 every = pytest.mark.parametrize
 
 

@@ -15,6 +15,8 @@ from nanograd.kernels.cpu import cpu_features, gemm, matrix
 from nanograd.kernels.cpu.gemm import prepack, product
 from nanograd.tensor import ADDED
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 every = pytest.mark.parametrize
 PRECISIONS = ["float32", pytest.param("bf16", marks=pytest.mark.skipif(not cpu_features.has_bf16(), reason="no bf16"))]
 MANY = settings(max_examples=60, deadline=None)

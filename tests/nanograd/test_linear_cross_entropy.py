@@ -14,6 +14,8 @@ from nanograd.ops import loss as formulas
 from nanograd.tensor import Tensor, no_grad
 from nanograd.testing import value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 every = pytest.mark.parametrize
 HALF = np.asarray(0.5)  # what arrives from behind: not 1, or a forgotten factor would not show
 

@@ -70,10 +70,10 @@ def test_inputs_output_and_dy_are_never_written(case):
 
 @pytest.mark.parametrize("case", [case for case in PRIMITIVE if case in SMOOTH], ids=repr)
 def test_backward_leaves_what_was_saved_as_it_was(case):
-    arrays, settings, (forward, backward) = case.draw(), case.settings, case.op.formula
-    y, saved = forward(np, *arrays, **settings)
+    arrays, settings, rule = case.draw(), case.settings, case.op.formula
+    y, saved = rule.forward(np, *arrays, **settings)
     dy, needs = random_like(np.asarray(y)), tuple(map(is_floating, arrays))
-    once, twice = (backward(np, dy, *saved, needs=needs, **settings) for _ in range(2))
+    once, twice = (rule.backward(np, dy, *saved, needs=needs, **settings) for _ in range(2))
     for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (once, twice)), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -24,6 +24,8 @@ from nanograd.random import random_words
 from nanograd.testing import Case, is_floating, random_like, value_and_gradients
 from tests.cases import CASES, KEY
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 for module in pkgutil.iter_modules(nanograd.kernels.cpu.__path__, "nanograd.kernels.cpu."):
     importlib.import_module(module.name)
 

@@ -18,6 +18,8 @@ from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_g
 from nanograd.optim import compiled as compiled_module
 from nanograd.optim.compiled import compiled
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 every = pytest.mark.parametrize
 
 

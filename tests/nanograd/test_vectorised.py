@@ -19,6 +19,8 @@ from nanograd.kernels.cpu.support import SERIAL, exp
 from nanograd.testing import value_and_gradients
 from tests.nanograd.test_twins import LARGE
 
+pytestmark = pytest.mark.usefixtures("twins")
+
 FAMILIES = ("activation", "dropout", "indexing", "normalization", "optim", "softmax")
 MODULES = [importlib.import_module(f"nanograd.kernels.cpu.{name}") for name in FAMILIES]
 KERNELS: dict[str, Any] = {

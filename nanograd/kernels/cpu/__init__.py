@@ -1,1 +1,11 @@
 """Numba twins for NumPy arrays in float32."""
+
+from typing import Any
+
+import numba
+
+from nanograd.kernels import cache_folder
+
+numba_config: Any = numba.config  # its names are made at run time
+if not numba_config.CACHE_DIR:  # else the user has chosen a folder, with NUMBA_CACHE_DIR
+    numba_config.CACHE_DIR = str(cache_folder())
