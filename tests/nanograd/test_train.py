@@ -79,6 +79,17 @@ def test_the_same_seed_gives_the_same_run_bit_by_bit(finished, flags, tmp_path):
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
+def test_looking_at_a_run_does_not_change_it(flags, tmp_path):
+    """Evaluation and samples draw nothing from training's streams of chance, dropout masks included."""
+    seen = []
+    for often in ("1", "100"):
+        out = tmp_path / often
+        argv = [*flags, "--dropout", "0.2", "--eval-every", often, "--sample-every", often, "--out", str(out)]
+        assert terminal.run(train.main, argv) == 0
+        seen.append([(r["loss"], r["grad_norm"]) for r in records(out)] + [records(out)[-1]["val_loss"]])
+    assert seen[0] == seen[1]
+
+
 def test_the_saved_settings_repeat_the_run(finished, tmp_path):
     out = tmp_path / "again"
     argv = ["--config", str(finished / "config.toml"), "--out", str(out)]
