@@ -122,6 +122,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "packed_attention": packed_attention,
     "attention_weights": attention_weights,
     "cross_entropy": cross_entropy,
+    "linear_cross_entropy": lambda x, w, b, t, **settings: cross_entropy(F.linear(x, w, b), t, **settings),
 }
 BACKWARD_SLICE = "PyTorch has no slices with a negative step"
 OWN_MASK = "the mask of our dropout comes from our own random numbers"
