@@ -103,7 +103,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 _tiny = TrainConfig(
     preset="tiny",
     model=MODEL_PRESETS["tiny"],
-    steps=1800,
+    steps=2400,
     batch_size=8,
     eval_every=200,
     sample_every=400,
