@@ -290,11 +290,17 @@ def test_a_disk_that_fills_up_is_named_and_the_last_model_stays(flags, tmp_path,
     assert not out.exists() if limit == 400 else [p for p in out.iterdir() if p.name.startswith(".")] == []
 
 
+def listen_to_ctrl_c():
+    """A shell makes what it starts in the background deaf to SIGINT, and with it the tests' own processes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_text_is_prepared_leaves_nothing_half_done(tmp_path, number, code):
     (tmp_path / "text.txt").write_text("".join(chr(97 + i % 26) + str(i) + " " for i in range(300_000)))
     argv = ["--data", str(tmp_path / "text.txt"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-m", "nanograd.train", *SMALL, *argv], stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "nanograd.train", *SMALL, *argv]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=listen_to_ctrl_c)
     while not list(tmp_path.glob("cache/.tokens-*")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
