@@ -30,7 +30,7 @@ def test_every_link_to_a_file_leads_somewhere(document):
 
 def commands(document):
     """What follows `python -m` in code, up to a comment; a module in capitals stands for any."""
-    found = re.findall(r"python -m ((?:nanograd|pre_process|benchmarks|data)[\w.]*[^`#\n&]*)", document)
+    found = re.findall(r"python -m ((?:nanograd|pre_process|benchmarks|data)[\w.]*[^`#\n&)]*)", document)
     return sorted({command for command in found if command.split()[0].islower()})
 
 
