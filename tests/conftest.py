@@ -4,9 +4,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # The matrices of tests are small: a second BLAS thread only spins. Set before NumPy, which reads it, is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+settings.register_profile("busy machine", deadline=None)  # an example that takes long says nothing about the code
+settings.load_profile("busy machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
