@@ -8,27 +8,30 @@ from nanograd.models import DecoderLMConfig, count_parameters
 
 BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
-AT_REST = 100e6  # Python, NumPy, matplotlib and the tokenizer
 PREPARING = 70e6  # what a run that prepares its text loads besides, gensim above all
-KEPT_BY_ACTIVATION = {"gelu": 3, "gelu-tanh": 2, "silu": 2, "relu": 1}  # its input, Φ of it, its output
+AT_REST = 240e6  # Python, NumPy, Numba with its compiled code, matplotlib and the tokenizer
+KEPT_BY_ACTIVATION = {"gelu": 2, "gelu-tanh": 2, "silu": 2, "relu": 1}  # its input and its output
+CHUNK = 1 << 23  # logits that the output layer holds at a time
 
 
 def estimate_memory(config: DecoderLMConfig, batch_size: int) -> float:
     """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, and
     either one micro-batch's activations or, in a large model, the copies made while it is saved.
 
-    Counted from what each operation of the block keeps for its backward (see nanograd/ops), in floats per token.
+    Counted from what each operation of the block keeps for its backward (see nanograd/kernels/cpu), in floats per
+    token. The formulas alone (NANOGRAD_KERNELS=0) also keep attention's T × T weights and all logits.
     """
-    C, T = config.d_model, config.context_length
-    norms = 2 * 2 * C  # normalized and scaled
-    attention = 3 * C + config.n_heads * T + C  # queries, keys and values; probabilities; the mixture
+    C, T, V = config.d_model, config.context_length, config.vocab_size
+    norms = 2 * 2 * C  # before and after each
+    attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
     mlp = KEPT_BY_ACTIVATION[config.activation] * config.hidden_width
-    logits = 2 * config.vocab_size  # themselves and their gradient
-    activations = batch_size * T * (config.n_layers * (norms + attention + mlp) + 2 * C + logits)
+    dropout = 2 * C if config.dropout else 0
+    blocks = batch_size * T * (config.n_layers * (norms + attention + mlp + dropout) + 2 * C)
+    head = 3 * V * C + min(CHUNK, batch_size * T * V)  # its gradient, two packed copies, a chunk of logits
     weights = count_parameters(config)
     state = 4 * weights  # themselves, gradients, two moments
     saving = 3 * weights  # as bytes, as one file, and as that file on its way out of the safetensors library
-    return AT_REST + BYTES * (state + max(activations, saving))
+    return AT_REST + BYTES * (state + max(blocks + head, saving))
 
 
 def check_memory(config: DecoderLMConfig, batch_size: int, device: str) -> None:
