@@ -3,6 +3,8 @@
 The weights are those of nanograd's DecoderLM, seed 0, made in every process; PyTorch's twin copies them.
 """
 
+import contextlib
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -107,15 +109,21 @@ def make_step(engine: str, config: DecoderLMConfig, threads: int) -> Step:
 
 def serve(engine: str, shape: str, threads: int, connection: Connection) -> None:
     """An engine's process: for each number it receives, it takes that many steps and answers (ms, losses, peak MB)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
     take_step, taken = make_step(engine, SHAPES[shape][0], threads), 0
-    while (count := connection.recv()) is not None:
-        ms, losses = [], []
-        for ids, targets in [batch(shape, taken + i) for i in range(count)]:
-            start = time.perf_counter()
-            losses.append(take_step(ids, targets))
-            ms.append(1e3 * (time.perf_counter() - start))
-        taken += count
-        connection.send((ms, losses, peak_mb()))
+    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody asks any more
+        while True:
+            batches = [batch(shape, taken + i) for i in range(connection.recv())]
+            ms, losses = zip(*(timed(take_step, *arrays) for arrays in batches), strict=True)
+            taken += len(batches)
+            connection.send((list(ms), list(losses), peak_mb()))
+
+
+def timed(take_step: Step, ids: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """One step: ms, loss."""
+    start = time.perf_counter()
+    loss = take_step(ids, targets)
+    return 1e3 * (time.perf_counter() - start), loss
 
 
 def peak_mb() -> float:
