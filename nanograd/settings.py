@@ -76,6 +76,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """the only source of chance"""
     device: str = "cpu"
     """cpu, cuda or cuda:N"""
+    matmul_precision: Literal["float32", "bf16"] = "float32"
+    """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     init: Literal["word2vec", "random"] = "word2vec"
     """first values of the token embeddings"""
     word2vec_epochs: Count = 5

@@ -7,7 +7,6 @@ holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.
 import contextlib
 import logging
 import math
-import os
 import shlex
 import sys
 import time
@@ -42,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT)
     terminal.configure_logging()
     backend.check_device(config.device)
+    kernels.check_matmul_precision(config.matmul_precision, config.device)
     backend.keep_freed_memory()
     if config.dry_run:
         describe(config)
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
-    if config.device != "cpu" or os.environ.get("NANOGRAD_KERNELS") == "0":
+    if config.device != "cpu" or not kernels.wanted():
         yield
         return
-    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode())
+    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode(), config.matmul_precision)
     try:
         yield
         if compiler is not None:
@@ -68,7 +68,7 @@ def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     finally:
         if compiler is not None:
             compiler.kill()
-    kernels.load()
+    kernels.load(config.matmul_precision)
 
 
 class Run:

@@ -31,10 +31,11 @@ class TwinAttention(nn.Module):
         query, key, value = (
             part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2) for part in self.qkv(x).split(C, dim=-1)
         )
-        allowed = torch.ones(T, T, dtype=torch.bool).tril()
-        if padding_mask is not None:
-            allowed = allowed & padding_mask[:, None, None, :]
-        y = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        if padding_mask is None:
+            y = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            allowed = torch.ones(T, T, dtype=torch.bool).tril() & padding_mask[:, None, None, :]
+            y = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nanograd import plot, sample, terminal, train
+from nanograd import backend, plot, sample, terminal, train
 from nanograd.config import from_command_line, read_toml
 from nanograd.io.run_folder import run_folder
+from nanograd.kernels.cpu import cpu_features, gemm
 from nanograd.prepare import token_folder
 from nanograd.settings import PRESETS
 
@@ -119,6 +120,27 @@ def test_every_kind_of_model_and_text_trains(flags, tmp_path, extra):
     assert (tmp_path / "x" / "model.safetensors").exists()
 
 
+@pytest.fixture
+def precision():
+    """What products are computed in is a setting of the process: put it back."""
+    before = gemm.matmul_precision()
+    yield
+    gemm.set_matmul_precision(before)
+
+
+@pytest.mark.skipif(not cpu_features.has_bf16(), reason="this CPU has no AVX-512 BF16")
+def test_training_in_bf16_learns_as_in_float32(flags, tmp_path, precision):
+    losses = {}
+    for name in ("float32", "bf16"):
+        argv = [*flags, "--steps", "40", "--lr", "0.01", "--matmul-precision", name, "--out", str(tmp_path / name)]
+        assert terminal.run(train.main, argv) == 0
+        assert gemm.matmul_precision() == name
+        losses[name] = np.array([r["loss"] for r in records(tmp_path / name)])
+    assert losses["float32"][-1] < 0.9 * losses["float32"][0], "it must have learned something"
+    np.testing.assert_allclose(losses["bf16"], losses["float32"], rtol=0.01)
+    assert (losses["bf16"] != losses["float32"]).any(), "it must have been another precision"
+
+
 def test_a_token_folder_can_be_data(finished, flags, tmp_path):
     folder = token_folder(from_command_line(PRESETS, flags, prog="train", about=""))
     argv = [*flags, "--data", str(folder), "--steps", "10", "--out", str(tmp_path / "t")]
@@ -180,6 +202,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys, extra
     fails(train.main, [*flags, "--out", str(out), *extra], message, capsys)
     if "--lr" not in extra:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_is_refused_where_it_cannot_run(flags, tmp_path, capsys, monkeypatch):
+    argv = [*flags, "--out", str(tmp_path / "run"), "--matmul-precision", "bf16"]
+    monkeypatch.setattr(gemm, "has_bf16", lambda: False)
+    fails(train.main, argv, "bf16 needs a CPU with AVX-512 BF16", capsys)
+    monkeypatch.setattr(gemm, "has_bf16", lambda: True)
+    monkeypatch.setattr(backend, "check_device", lambda device: None)
+    fails(train.main, [*argv, "--device", "cuda"], "bf16 is for the CPU, not for device 'cuda'", capsys)
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")
+    fails(train.main, argv, "NANOGRAD_KERNELS=0 keeps them off", capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_contradict_each_other_are_refused(flags, tmp_path, capsys):
