@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from nanograd.models.gpt import Block, DecoderLM, DecoderLMConfig, check_config
-from nanograd.models.presets import PRESETS, count_parameters, preset
+from nanograd.models.presets import PRESETS, count_parameters
 
 
 class Architecture(NamedTuple):

@@ -1,7 +1,5 @@
 """Floor 5. Model shapes with a name, and the arithmetic of their size."""
 
-import difflib
-
 from nanograd.models.gpt import DecoderLMConfig
 
 PRESETS: dict[str, DecoderLMConfig] = {
@@ -35,15 +33,6 @@ PRESETS: dict[str, DecoderLMConfig] = {
         embedding_std=0.02,
     ),
 }
-
-
-def preset(name: str) -> DecoderLMConfig:
-    """The model shape called `name`. Raises ValueError with the nearest name if there is none."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"preset {name!r} is unknown: {hint}there are {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def count_parameters(config: DecoderLMConfig) -> int:
