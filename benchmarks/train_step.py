@@ -123,7 +123,8 @@ def process(engine: str, shape: str, threads: int) -> Iterator[Connection]:
     try:
         yield line
     finally:
-        line.close()
+        line.close()  # the engine ends, unless it is in the middle of something
+        server.join(5)
         server.terminate()
         server.join()
 
