@@ -6,7 +6,7 @@
 
 Every engine has a process of its own and the same number of threads. They take turns, so that a machine that slows
 down slows all of them. Where other programs run, set OMP_WAIT_POLICY=passive: PyTorch's threads spin while they wait,
-and beside a busy neighbour they lose several times more than others.
+which seems to cost them most beside a busy neighbour.
 
 No time is believed before the losses agree: at every step to 1e-3 between two engines that compute in float32, else
 to 2 %. `ratio` is the time of the fastest peer over that of the engine.
