@@ -14,6 +14,7 @@ import pytest
 from numba import njit
 from numba.core.registry import CPUDispatcher
 
+from nanograd import backend
 from nanograd.kernels.cpu import optim
 from nanograd.kernels.cpu.support import SERIAL, exp
 from nanograd.testing import value_and_gradients
@@ -42,11 +43,13 @@ needs_avx2 = pytest.mark.skipif(not AVX2, reason="packed instructions are looked
 @pytest.fixture(scope="module")
 def _used() -> None:
     """Call every kernel once, so that each knows the types it is called with."""
+    before = backend.use_kernels(True)  # before any fixture of a single test runs
     for case in LARGE:
         value_and_gradients(lambda *tensors, case=case: case.call(tensors), case.draw(dtype=np.float32))
     w, g, m, v = np.ones((4, 100), np.float32)
     optim.adamw(w, g, m, v, step=1, lr=0.1, betas=(0.9, 0.9), eps=1e-8, decay=0.1, scale=1.0, zero_grad=True)
     optim.sum_of_squares(g)
+    backend.use_kernels(before)
 
 
 def assembly(kernel: Any) -> str:
