@@ -11,7 +11,7 @@ from nanograd.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that the optimiser may change."""
+    """A tensor that the optimizer may change."""
 
     __slots__ = ()
 
@@ -95,7 +95,7 @@ class Module:
                 parameter.grad[...] = 0
 
     def to(self, device: str) -> Self:
-        """Move parameters, gradients and buffers to 'cpu' or 'cuda:N'. Do it before optimisers pack them."""
+        """Move parameters, gradients and buffers to 'cpu' or 'cuda:N'. Do it before optimizers pack them."""
         return self._replace_arrays(lambda x: backend.to_device(x, device))
 
     def astype(self, dtype: Any) -> Self:

@@ -1,4 +1,4 @@
-"""Floor 4. Whether an optimiser's formulas may be left to the compiled passes of nanograd/kernels."""
+"""Floor 4. Whether an optimizer's formulas may be left to the compiled passes of nanograd/kernels."""
 
 from typing import Any
 

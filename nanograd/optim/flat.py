@@ -4,7 +4,7 @@
     gradients   [ the same places … ]
 
 After packing, `parameter.data` and `parameter.grad` are views. `backward` adds into the views, so clipping is one
-norm, an optimiser is a few passes over one array, and an all-reduce would be one call.
+norm, an optimizer is a few passes over one array, and an all-reduce would be one call.
 """
 
 from collections.abc import Iterator

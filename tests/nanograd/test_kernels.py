@@ -58,6 +58,13 @@ def test_the_environment_can_keep_twins_off(twins, monkeypatch):
     assert not backend.kernels_enabled()
 
 
+def test_the_memory_estimate_knows_how_many_logits_are_held():
+    from nanograd import memory
+    from nanograd.kernels.cpu import loss
+
+    assert memory.CHUNK == loss.CHUNK
+
+
 @pytest.mark.slow
 def test_the_warm_up_compiles_what_a_run_needs(tmp_path):
     config = '{"vocab_size": 64, "context_length": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}'

@@ -1,4 +1,4 @@
-"""The decoder and its optimiser on a GPU: the same steps as on the CPU, and nothing that only a CPU could do."""
+"""The decoder and its optimizer on a GPU: the same steps as on the CPU, and nothing that only a CPU could do."""
 
 import sys
 from typing import Any

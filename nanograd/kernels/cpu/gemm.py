@@ -124,16 +124,6 @@ def prepack(b: Array, *, transpose: bool = False, precision: Precision | None = 
     return Prepacked(matrix, panels, precision)
 
 
-def compile_product(precision: Precision) -> None:
-    """Compile, or load from Numba's cache, what products in this precision need: seconds once, then a blink."""
-    check_precision(precision)
-    if has_avx512():
-        one = np.ones((1, 1), np.float32)
-        for parts in ((1, 1), (1, 2)):
-            _multiply(one, one, None, np.empty_like(one), [], _LANES[precision], parts)
-        prepack(one, precision=precision)
-
-
 def _right(b: Array | Prepacked, transpose: bool) -> Array:
     if isinstance(b, Prepacked):
         return b.matrix
