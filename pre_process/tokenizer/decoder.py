@@ -46,7 +46,7 @@ class StreamDecoder:
 
     def __init__(self, vocabulary: Vocabulary, *, skip_special: bool = True) -> None:
         self._tokens = vocabulary.tokens
-        self._skipped = frozenset(vocabulary.specials.values()) if skip_special else frozenset[int]()
+        self._skipped = vocabulary.silent_ids if skip_special else frozenset[int]()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(_ERRORS)
 
     def feed(self, token_id: int) -> str:

@@ -1,4 +1,4 @@
-"""Text → ids: cut out the special tokens that are allowed, cut the rest into pieces, turn each piece into ids.
+"""Plain text → ids: cut it into pieces, turn each piece into ids.
 
 A piece becomes ids in one of two ways. "merges" replays the training: of all pairs that can be joined, the one learnt
 first (the lowest rank) is joined, until none is left. "greedy" takes the longest token that fits, then the next; it
@@ -6,8 +6,7 @@ needs no merges and can give other ids: where bc was learnt before ab, "abc" is 
 """
 
 import heapq
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -46,6 +45,8 @@ class Encoder:
     def _encode_piece(self, piece: str, method: Method) -> list[int]:
         if method == "greedy":
             return longest_matches(utf8(piece), self._lookup)
+        if self._vocabulary.whole_pieces and (token_id := self._vocabulary.ids.get(utf8(piece))) is not None:
+            return [token_id]
         return apply_merges(self._vocabulary.symbols(piece), self._vocabulary.ranks)
 
     def _remember(self, cache: dict[str, list[int]], piece: str, ids: list[int]) -> None:
@@ -60,27 +61,6 @@ class Encoder:
             raise TokenizerError(f"unknown method {method!r}: choose one of {', '.join(get_args(Method))}")
         if method == "merges" and self._vocabulary.needs_greedy:
             raise TokenizerError("this vocabulary came without merges: encode with method='greedy'")
-
-
-def split_specials(text: str, allowed: Mapping[str, int]) -> Iterator[str | int]:
-    """Stretches of plain text, and the ids of the allowed special tokens between them; the longest name wins."""
-    if not allowed:
-        yield text
-        return
-    names = "|".join(map(re.escape, sorted(allowed, key=len, reverse=True)))
-    for i, stretch in enumerate(re.split(f"({names})", text)):
-        yield allowed[stretch] if i % 2 else stretch
-
-
-def allowed_specials(specials: Mapping[str, int], allowed: Collection[str] | Literal["all"]) -> Mapping[str, int]:
-    """The special tokens that may be parsed from text: name → id. Raises TokenizerError for a name there is not."""
-    if allowed == "all":
-        return specials
-    if isinstance(allowed, str):
-        raise TokenizerError(f"allowed_special is one string: pass a list, [{allowed!r}], or 'all'")
-    if unknown := [name for name in allowed if name not in specials]:
-        raise TokenizerError(f"no special token {unknown[0]!r}: this tokenizer has {', '.join(specials) or 'none'}")
-    return {name: specials[name] for name in allowed}
 
 
 def longest_matches(data: bytes, lookup: HashLookup) -> list[int]:

@@ -8,87 +8,86 @@ each setting is the part of the layout that does the same thing.
     other pattern, bytes            pre_tokenizer Split by the pattern, then ByteLevel
     any pattern, characters         pre_tokenizer Split; model.byte_fallback, where <0x80> … <0xFF> are the lone bytes
     nfc, nfkc, lowercase            normalizer NFC, NFKC, Lowercase
+    add_prefix_space                ByteLevel.add_prefix_space, or a normalizer Replace before a Split
     ascii                           normalizer "AnyAscii"    ⎫ no such part exists there, so `tokenizers` refuses the
     a word list without merges      model "LongestMatch"     ⎭ file rather than give other ids
 """
 
 import json
 import re
-from itertools import product
+from collections import Counter
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, get_args
+from typing import Any
 
 from pre_process.tokenizer.byte_level import from_visible, to_visible, utf8
+from pre_process.tokenizer.hugging_face_parts import (
+    Json,
+    Settings,
+    read_added_tokens,
+    read_settings,
+    steps_of,
+    type_of,
+    written_added_token,
+    written_settings,
+)
 from pre_process.tokenizer.json_files import faults_named, read_json, tokens_by_id, typed
-from pre_process.tokenizer.normalize import NormalizerName
-from pre_process.tokenizer.pre_tokenize import PATTERNS, PatternName
-from pre_process.tokenizer.vocabulary import Level, TokenizerError, Vocabulary
+from pre_process.tokenizer.vocabulary import PLAIN_SPECIAL, AddedToken, Level, TokenizerError, Vocabulary
 
-Json = dict[str, Any]
-Settings = tuple[PatternName, NormalizerName, bool]
-
-_NORMALIZERS: dict[NormalizerName, list[Json]] = {
-    "none": [],
-    "nfc": [{"type": "NFC"}],
-    "nfkc": [{"type": "NFKC"}],
-    "ascii": [{"type": "AnyAscii"}],
-}
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_DECODERS: dict[Level, Json] = {
-    "byte": _BYTE_LEVEL | {"add_prefix_space": True},
-    "character": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-}
 _LONE_BYTE = re.compile("<0x([89A-F][0-9A-F])>")
 
 
 def dump(vocabulary: Vocabulary, settings: Settings) -> str:
     """The text of tokenizer.json; equal tokenizers give equal text. Raises TokenizerError if two tokens look alike."""
-    pattern, normalizer, lowercase = settings
-    names = written_tokens(vocabulary)
+    names, added = written_tokens(vocabulary), vocabulary.added
     specials = sorted(vocabulary.specials.items(), key=lambda name_and_id: name_and_id[1])
+    parts = written_settings(settings, vocabulary.level)
     tree = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(name, token_id) for name, token_id in specials],
-        "normalizer": _one_or_sequence(_normalizers(normalizer, lowercase), "normalizers"),
-        "pre_tokenizer": _one_or_sequence(_pre_tokenizers(pattern, vocabulary.level), "pretokenizers"),
+        "added_tokens": [written_added_token(name, i, added.get(name, PLAIN_SPECIAL)) for name, i in specials],
+        "normalizer": parts["normalizer"],
+        "pre_tokenizer": parts["pre_tokenizer"],
         "post_processor": None,
-        "decoder": _DECODERS[vocabulary.level],
-        "model": {
-            "type": "LongestMatch" if vocabulary.needs_greedy else "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": vocabulary.level == "character",
-            "ignore_merges": False,
-            "vocab": {name: token_id for token_id, name in enumerate(names)},
-            "merges": [[names[left], names[right]] for left, right in vocabulary.merges],
-        },
+        "decoder": parts["decoder"],
+        "model": _written_model(vocabulary, names),
     }
     return json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
+
+
+def _written_model(vocabulary: Vocabulary, names: list[str]) -> Json:
+    return {
+        "type": "LongestMatch" if vocabulary.needs_greedy else "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": vocabulary.level == "character",
+        "ignore_merges": vocabulary.whole_pieces,
+        "vocab": {name: token_id for token_id, name in enumerate(names)},
+        "merges": [[names[left], names[right]] for left, right in vocabulary.merges],
+    }
 
 
 def load(path: Path) -> tuple[Vocabulary, Settings]:
     """Read tokenizer.json. Raises TokenizerError, one line with the file and the fault, for all that is not ours to do.
 
-    Files by others are read too if they hold byte-level BPE with one of our patterns; `padding` and `truncation`
-    are ignored, since here each call to `encode_batch` decides them.
+    Files by others are read too if they hold byte-level BPE with one of our patterns; `padding` and `truncation` are
+    ignored, since here each call to `encode_batch` decides them, and so is a `post_processor` that puts special tokens
+    around a text, since `encode` adds none: the ids are those of Hugging Face's `add_special_tokens=False`.
     """
     with faults_named(path):
         tree = typed(read_json(path), "the file", dict)
         model = typed(tree.get("model"), "model", dict)
-        pattern, level = _read_pre_tokenizer(tree.get("pre_tokenizer"))
-        normalizer, lowercase = _read_normalizer(tree.get("normalizer"))
+        settings, level = read_settings(tree)
         _refuse_other_parts(tree, model, level)
-        vocabulary = _read_model(model, level, _read_added_tokens(tree))
-        return vocabulary, (pattern, normalizer, lowercase)
+        specials, added = read_added_tokens(tree, settings)
+        return _read_model(model, level, specials, added), settings
 
 
-def _read_model(model: Json, level: Level, specials: dict[str, int]) -> Vocabulary:
+def _read_model(model: Json, level: Level, specials: dict[str, int], added: dict[str, AddedToken]) -> Vocabulary:
     ids = typed(model.get("vocab"), "model.vocab", dict)
     for name, token_id in specials.items():
         if ids.setdefault(name, token_id) != token_id:
@@ -97,23 +96,11 @@ def _read_model(model: Json, level: Level, specials: dict[str, int]) -> Vocabula
             )
     tokens = tuple(utf8(name) if name in specials else unwritten(name, level) for name in tokens_by_id(ids))
     merges = tuple(_read_merge(merge, ids) for merge in typed(model.get("merges"), "model.merges", list))
-    vocabulary = Vocabulary(tokens, merges, specials, level)
-    if vocabulary.needs_greedy != (_model_type(model) == "LongestMatch"):
-        raise TokenizerError(f"model.type is {_model_type(model)} with {len(merges)} merges for {len(tokens)} tokens")
+    whole_pieces = typed(model.get("ignore_merges", False), "model.ignore_merges", bool)
+    vocabulary = Vocabulary(tokens, merges, specials, level, whole_pieces=whole_pieces, added=added)
+    if vocabulary.needs_greedy != (model_type(model) == "LongestMatch"):
+        raise TokenizerError(f"model.type is {model_type(model)} with {len(merges)} merges for {len(tokens)} tokens")
     return vocabulary
-
-
-def _read_added_tokens(tree: Json) -> dict[str, int]:
-    """The special tokens: name → id."""
-    specials: dict[str, int] = {}
-    for token in typed(tree.get("added_tokens", []), "added_tokens", list):
-        name = typed(typed(token, "an added token", dict).get("content"), "an added token's content", str)
-        if token.get("special") is not True or any(token.get(flag) for flag in ("single_word", "lstrip", "rstrip")):
-            raise TokenizerError(f"added token {short(name)}: only plain special tokens are supported")
-        if name in specials or not name:
-            raise TokenizerError(f"added token {short(name)} is {'there twice' if name else 'empty'}")
-        specials[name] = typed(token.get("id"), f"the id of {short(name)}", int)
-    return specials
 
 
 def _read_merge(merge: Any, ids: Json) -> tuple[int, int]:
@@ -128,23 +115,25 @@ def _read_merge(merge: Any, ids: Json) -> tuple[int, int]:
 
 def _refuse_other_parts(tree: Json, model: Json, level: Level) -> None:
     """Raise TokenizerError for settings that would change the ids or the text and that we do not have."""
-    if _model_type(model) not in ("BPE", "LongestMatch"):
-        raise TokenizerError(f"model.type is {short(_model_type(model))}, not 'BPE'")
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
+    if model_type(model) not in ("BPE", "LongestMatch"):
+        raise TokenizerError(f"model.type is {short(model_type(model))}, not 'BPE'")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise TokenizerError(f"model.{key} is {short(model[key])}: not supported")
     if bool(model.get("byte_fallback")) != (level == "character"):
         raise TokenizerError(f"model.byte_fallback does not fit a pre_tokenizer that gives {level}s")
-    if _type_of(tree.get("post_processor")) not in (None, "ByteLevel"):  # ByteLevel only moves offsets there
-        raise TokenizerError(f"the post_processor {short(_type_of(tree['post_processor']))} is not supported")
+    for step in steps_of(tree.get("post_processor"), "processors"):
+        if type_of(step) not in (None, "ByteLevel", "TemplateProcessing"):  # ByteLevel only moves offsets there
+            raise TokenizerError(f"the post_processor {short(type_of(step))} is not supported")
 
 
 def written_tokens(vocabulary: Vocabulary) -> list[str]:
     """All tokens as they stand in files, by id. Raises TokenizerError if a special token looks like an ordinary one."""
     special_names = {token_id: name for name, token_id in vocabulary.specials.items()}
     names = [special_names.get(i) or _written(token, vocabulary.level) for i, token in enumerate(vocabulary.tokens)]
+    counts = Counter(names)
     for name in special_names.values():
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise TokenizerError(f"the special token {name!r} looks like an ordinary token in the file: rename it")
     return names
 
@@ -167,52 +156,6 @@ def unwritten(name: str, level: Level) -> bytes:
         raise TokenizerError(str(error)) from None
 
 
-def _added_token(name: str, token_id: int) -> Json:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": token_id, "content": name, **flags}
-
-
-def _one_or_sequence(parts: list[Json], key: str) -> Json | None:
-    return {"type": "Sequence", key: parts} if len(parts) > 1 else next(iter(parts), None)
-
-
-def _normalizers(name: NormalizerName, lowercase: bool) -> list[Json]:
-    return _NORMALIZERS[name] + [{"type": "Lowercase"}] * lowercase
-
-
-def _read_normalizer(found: Any) -> tuple[NormalizerName, bool]:
-    for name, lowercase in product(get_args(NormalizerName), (False, True)):
-        if found == _one_or_sequence(_normalizers(name, lowercase), "normalizers"):
-            return name, lowercase
-    raise TokenizerError(f"the normalizer {short(_type_of(found))} is not supported")
-
-
-def _pre_tokenizers(pattern: PatternName, level: Level) -> list[Json]:
-    split = {"type": "Split", "pattern": {"Regex": PATTERNS[pattern]}, "behavior": "Isolated", "invert": False}
-    if level == "character":
-        return [split]
-    return [_BYTE_LEVEL] if pattern == "gpt2" else [split, _BYTE_LEVEL | {"use_regex": False}]
-
-
-def _read_pre_tokenizer(found: Any) -> tuple[PatternName, Level]:
-    parts = found.get("pretokenizers") if _type_of(found) == "Sequence" else [found]
-    parts = [_what_counts(part) for part in parts] if isinstance(parts, list) else []
-    for pattern, level in product(get_args(PatternName), get_args(Level)):
-        if parts == [_what_counts(part) for part in _pre_tokenizers(pattern, level)]:
-            return pattern, level
-    raise TokenizerError(f"the pre_tokenizer {short(_type_of(found))} is none of {', '.join(get_args(PatternName))}")
-
-
-def _what_counts(part: Any) -> Any:
-    """A pre_tokenizer with the default that old files leave out and without what only concerns offsets."""
-    if _type_of(part) != "ByteLevel":
-        return part
-    return {"use_regex": True} | {key: value for key, value in part.items() if key != "trim_offsets"}
-
-
-def _model_type(model: Json) -> Any:
-    return model.get("type", "BPE")  # the first files, GPT-2's among them, do not say
-
-
-def _type_of(part: Any) -> Any:
-    return part.get("type") if isinstance(part, dict) else part
+def model_type(model: Json) -> Any:
+    """ "BPE" where it is missing: the first files, GPT-2's among them, do not say."""
+    return model.get("type", "BPE")

@@ -10,9 +10,11 @@ import numpy as np
 
 from pre_process.files import write_atomic
 from pre_process.tokenizer import hugging_face
+from pre_process.tokenizer.added_tokens import allowed_specials, split_specials
 from pre_process.tokenizer.batch import Side, pad_batch, truncate_ids
 from pre_process.tokenizer.decoder import StreamDecoder, checked_ids, decode
-from pre_process.tokenizer.encoder import Encoder, Method, allowed_specials, split_specials
+from pre_process.tokenizer.encoder import Encoder, Method
+from pre_process.tokenizer.hugging_face_parts import Settings
 from pre_process.tokenizer.normalize import NormalizerName, make_normalizer
 from pre_process.tokenizer.pre_tokenize import PatternName, splitter
 from pre_process.tokenizer.train import check_specials, count_pieces, train_vocabulary
@@ -26,7 +28,8 @@ END_OF_TEXT_NAMES = ("<|endoftext|>", "<endoftext>", "</s>")
 class Tokenizer:
     """Text ↔ ids. `decode(encode(text)) == text` for every str unless a normalizer is chosen.
 
-    Attributes: `vocabulary`, `pattern`, `normalizer`, `lowercase`, `vocab_size`, `special_tokens` (name → id).
+    Attributes: `vocabulary`, `pattern`, `normalizer`, `lowercase`, `add_prefix_space`, `vocab_size`, `special_tokens`
+    (name → id).
     """
 
     def __init__(
@@ -36,15 +39,16 @@ class Tokenizer:
         pattern: PatternName = "gpt2",
         normalizer: NormalizerName = "none",
         lowercase: bool = False,
+        add_prefix_space: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.pattern: PatternName = pattern
         self.normalizer: NormalizerName = normalizer
         self.lowercase = lowercase
+        self.add_prefix_space = add_prefix_space
         self.vocab_size = len(vocabulary.tokens)
         self.special_tokens = dict(vocabulary.specials)
-        self._special_ids = frozenset(self.special_tokens.values())
-        self._normalize = make_normalizer(normalizer, lowercase=lowercase)
+        self._normalize = make_normalizer(normalizer, lowercase=lowercase, add_prefix_space=add_prefix_space)
         self._encoder = Encoder(vocabulary, splitter(pattern))
 
     def __repr__(self) -> str:
@@ -59,6 +63,7 @@ class Tokenizer:
         pattern: PatternName = "gpt2",
         normalizer: NormalizerName = "none",
         lowercase: bool = False,
+        add_prefix_space: bool = False,
         special_tokens: Sequence[str] = ("<|pad|>", "<|endoftext|>"),
         min_frequency: int = 2,
         progress: Callable[[int, int], None] | None = None,
@@ -70,7 +75,8 @@ class Tokenizer:
         """
         split = splitter(pattern)
         check_specials(special_tokens, split)
-        pieces = count_pieces(texts, make_normalizer(normalizer, lowercase=lowercase), split)
+        normalize = make_normalizer(normalizer, lowercase=lowercase, add_prefix_space=add_prefix_space)
+        pieces = count_pieces(texts, normalize, split)
         vocabulary = train_vocabulary(
             pieces,
             vocab_size=vocab_size,
@@ -79,14 +85,15 @@ class Tokenizer:
             min_frequency=min_frequency,
             progress=progress,
         )
-        return cls(vocabulary, pattern=pattern, normalizer=normalizer, lowercase=lowercase)
+        settings = Settings(pattern, normalizer, lowercase, add_prefix_space)
+        return cls(vocabulary, **settings._asdict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read tokenizer.json, or the folder that holds it. Raises TokenizerError (what is wrong in it) or OSError."""
         path = Path(path)
-        vocabulary, (pattern, normalizer, lowercase) = hugging_face.load(path / FILE_NAME if path.is_dir() else path)
-        return cls(vocabulary, pattern=pattern, normalizer=normalizer, lowercase=lowercase)
+        vocabulary, settings = hugging_face.load(path / FILE_NAME if path.is_dir() else path)
+        return cls(vocabulary, **settings._asdict())
 
     def save(self, folder: str | Path) -> None:
         """Write `folder`/tokenizer.json in one step; the folder is made if need be. Raises OSError."""
@@ -95,7 +102,12 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of tokenizer.json in Hugging Face's layout; equal tokenizers give equal text."""
-        return hugging_face.dump(self.vocabulary, (self.pattern, self.normalizer, self.lowercase))
+        return hugging_face.dump(self.vocabulary, self.settings)
+
+    @property
+    def settings(self) -> Settings:
+        """All but the vocabulary: what happens to a text before it is cut, and what cuts it."""
+        return Settings(self.pattern, self.normalizer, self.lowercase, self.add_prefix_space)
 
     @cached_property
     def sha256(self) -> str:
@@ -129,7 +141,8 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TokenizerError(f"encode wants one str, not {type(text).__name__}; encode_batch takes several")
         ids: list[int] = []
-        for stretch in split_specials(text, allowed_specials(self.special_tokens, allowed_special)):
+        allowed = allowed_specials(self.special_tokens, allowed_special)
+        for stretch in split_specials(text, allowed, self.vocabulary.added):
             if isinstance(stretch, int):
                 ids.append(stretch)
             else:
@@ -159,7 +172,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = True) -> str:
         """The text of `ids` (n,). Broken UTF-8 becomes U+FFFD. Raises TokenizerError for ids that do not exist."""
-        skipped = self._special_ids if skip_special else frozenset[int]()
+        skipped = self.vocabulary.silent_ids if skip_special else frozenset[int]()
         return decode(checked_ids(ids, self.vocab_size), self.vocabulary.tokens, skipped)
 
     def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:

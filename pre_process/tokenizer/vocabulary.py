@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from reprlib import repr as short
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pre_process.tokenizer.byte_level import BYTES_IN_ORDER, utf8
 
@@ -21,18 +21,38 @@ class TokenizerError(ValueError):
     """A tokenizer, a vocabulary file or a text that cannot be used; the message is one line."""
 
 
+class AddedToken(NamedTuple):
+    """How a special token is found in a text in which it is allowed, and whether decoding leaves it out."""
+
+    silent: bool = True  # left out by decode; a token added only for its length ("    ") is not
+    lstrip: bool = False  # takes the white space before it
+    rstrip: bool = False  # takes the white space behind it
+    single_word: bool = False  # only where no letter, digit or _ stands beside it
+    after_others: bool = False  # looked for in what the others leave over
+
+
+PLAIN_SPECIAL = AddedToken()
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Tokens by id; `tokens[i]` are the bytes of token i (of a special token: its name). Raises TokenizerError.
 
     A merge (left, right) makes the token whose bytes are those of `left` and `right` together; its rank is its place
     in `merges`. `ids` finds ordinary tokens by their bytes, never a special one: plain text cannot spell a special.
+
+    `whole_pieces`: a piece that is a token becomes that token, whatever merges would make of it. `tied_merges`: merges
+    that follow each other and make the same token have one rank, so that the leftmost is joined first, not the one
+    listed first. Both are tiktoken's way. `added` holds the special tokens that are not PLAIN_SPECIAL.
     """
 
     tokens: tuple[bytes, ...]
     merges: tuple[tuple[int, int], ...]
     specials: Mapping[str, int]
     level: Level
+    whole_pieces: bool = False
+    tied_merges: bool = False
+    added: Mapping[str, AddedToken] = field(default_factory=dict)
     ids: dict[bytes, int] = field(init=False, repr=False)
     ranks: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False)
 
@@ -60,14 +80,23 @@ class Vocabulary:
         """(left, right) → (rank, id of the token that the two make)."""
         ranks: dict[tuple[int, int], tuple[int, int]] = {}
         special_ids = set(self.specials.values())
-        for rank, (left, right) in enumerate(self.merges):
+        rank = made_last = -1
+        for place, (left, right) in enumerate(self.merges):
             made = self.ids.get(self.tokens[left] + self.tokens[right])
-            if made is None or special_ids & {left, right}:
+            if made is None or left in special_ids or right in special_ids:
                 parts = f"{short(self.tokens[left])} and {short(self.tokens[right])}"
-                raise TokenizerError(f"merge {rank} joins {parts} to no token")
-            if ranks.setdefault((left, right), (rank, made))[0] != rank:
-                raise TokenizerError(f"merges {ranks[left, right][0]} and {rank} are the same")
+                raise TokenizerError(f"merge {place} joins {parts} to no token")
+            if (left, right) in ranks:
+                raise TokenizerError(f"merges {self.merges.index((left, right))} and {place} are the same")
+            rank = rank if self.tied_merges and made == made_last else place
+            ranks[left, right], made_last = (rank, made), made
         return ranks
+
+    @cached_property
+    def silent_ids(self) -> frozenset[int]:
+        """The special tokens that decoding leaves out unless asked."""
+        loud = {name for name, flags in self.added.items() if not flags.silent}
+        return frozenset(token_id for name, token_id in self.specials.items() if name not in loud)
 
     @cached_property
     def needs_greedy(self) -> bool:
