@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanograd import Tensor, ops
 from nanograd.backend import formulas_only
-from nanograd.kernels.cpu import cpu_features, gemm, matrix
+from nanograd.kernels.cpu import cpu_features, gemm, matrix, peak
 from nanograd.kernels.cpu.gemm import prepack, product
 from nanograd.tensor import ADDED
 
@@ -305,3 +305,17 @@ def test_twins_leave_other_types_to_the_formula():
     assert matrix._matmul_forward(np, a, b) is NotImplemented
     assert matrix._linear_forward(np, a, b.T) is NotImplemented
     assert ops.matmul(Tensor(a), Tensor(b)).dtype == np.float64
+
+
+@every("precision", PRECISIONS)
+def test_the_peak_is_that_of_the_product_asked_for(monkeypatch, precision):
+    asked = []
+    monkeypatch.setattr(peak, "SECONDS", 1e-3)
+    monkeypatch.setattr(peak, "product", lambda a, b, out, **settings: asked.append((a.shape, b.shape, settings)))
+    assert 0 < peak.product_peak(precision) < np.inf
+    assert set(map(str, asked)) == {str(((1024, 1024), (1024, 1024), {"precision": precision}))}
+
+
+def test_the_peak_of_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="'fp8' is unknown"):
+        peak.product_peak("fp8")
