@@ -8,15 +8,18 @@ vocabulary     the result: tokens, merges, special tokens; train.py gets there f
 lookup         finding a token, three ways
 encoder        text → ids; batch.py makes rectangles of them
 decoder        ids → text, at once or as a stream
-hugging_face   tokenizer.json, with json_files.py to read carefully
+added_tokens   special tokens in a text: found where they are allowed, plain text elsewhere
+hugging_face   tokenizer.json, with json_files.py to read carefully; hugging_face_parts.py is all but the model in it
 tokenizer      Tokenizer, one door for all of it
 gpt2_files     vocab.json and merges.txt; word_list.py reads vocabularies without merges
+tiktoken_files rank files
 inspection     how a text is cut, where a token comes from
 """
 
 from pre_process.tokenizer.decoder import StreamDecoder
 from pre_process.tokenizer.gpt2_files import read_gpt2_files, write_gpt2_files
 from pre_process.tokenizer.pre_tokenize import NaivePreTokenizer
+from pre_process.tokenizer.tiktoken_files import read_tiktoken, write_tiktoken
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
 from pre_process.tokenizer.word_list import read_word_list
@@ -27,6 +30,8 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "read_gpt2_files",
+    "read_tiktoken",
     "read_word_list",
     "write_gpt2_files",
+    "write_tiktoken",
 ]

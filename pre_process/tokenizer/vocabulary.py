@@ -41,9 +41,8 @@ class Vocabulary:
     A merge (left, right) makes the token whose bytes are those of `left` and `right` together; its rank is its place
     in `merges`. `ids` finds ordinary tokens by their bytes, never a special one: plain text cannot spell a special.
 
-    `whole_pieces`: a piece that is a token becomes that token, whatever merges would make of it. `tied_merges`: merges
-    that follow each other and make the same token have one rank, so that the leftmost is joined first, not the one
-    listed first. Both are tiktoken's way. `added` holds the special tokens that are not PLAIN_SPECIAL.
+    `whole_pieces`: a piece that is a token becomes that token, whatever merges would make of it (tiktoken's way).
+    `added` holds the special tokens that are not PLAIN_SPECIAL.
     """
 
     tokens: tuple[bytes, ...]
@@ -51,7 +50,6 @@ class Vocabulary:
     specials: Mapping[str, int]
     level: Level
     whole_pieces: bool = False
-    tied_merges: bool = False
     added: Mapping[str, AddedToken] = field(default_factory=dict)
     ids: dict[bytes, int] = field(init=False, repr=False)
     ranks: dict[tuple[int, int], tuple[int, int]] = field(init=False, repr=False)
@@ -80,16 +78,13 @@ class Vocabulary:
         """(left, right) → (rank, id of the token that the two make)."""
         ranks: dict[tuple[int, int], tuple[int, int]] = {}
         special_ids = set(self.specials.values())
-        rank = made_last = -1
-        for place, (left, right) in enumerate(self.merges):
+        for rank, (left, right) in enumerate(self.merges):
             made = self.ids.get(self.tokens[left] + self.tokens[right])
             if made is None or left in special_ids or right in special_ids:
                 parts = f"{short(self.tokens[left])} and {short(self.tokens[right])}"
-                raise TokenizerError(f"merge {place} joins {parts} to no token")
-            if (left, right) in ranks:
-                raise TokenizerError(f"merges {self.merges.index((left, right))} and {place} are the same")
-            rank = rank if self.tied_merges and made == made_last else place
-            ranks[left, right], made_last = (rank, made), made
+                raise TokenizerError(f"merge {rank} joins {parts} to no token")
+            if ranks.setdefault((left, right), (rank, made))[0] != rank:
+                raise TokenizerError(f"merges {ranks[left, right][0]} and {rank} are the same")
         return ranks
 
     @cached_property
@@ -101,7 +96,7 @@ class Vocabulary:
     @cached_property
     def needs_greedy(self) -> bool:
         """True for a bare list of words: longer tokens but no merges that would make them."""
-        return not self.merges and not all(map(self.is_first_symbol, self.ids))
+        return not self.merges and not self.whole_pieces and not all(map(self.is_first_symbol, self.ids))
 
     def is_first_symbol(self, token: bytes) -> bool:
         """True for one byte, or at character level one character: a token that no merge has to make."""

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import os
 import pydoc_data.topics
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,30 @@ def tiny(pattern: str = "gpt2") -> Tokenizer:
     """268 tokens, few of them merged: its file is small."""
     documents = ["low lower lowest ééé"]
     return Tokenizer.train(documents, vocab_size=268, pattern=pattern, min_frequency=1)  # type: ignore[arg-type]
+
+
+@functools.cache
+def nasty_strings(n: int) -> list[str]:
+    """`n` strings for comparing with other libraries: real text in odd lengths, and characters of all kinds among it."""
+    rng, text = random.Random(n), " ".join(documents("news")[200:260])
+    return [*NASTY[:n], *(_nasty(rng, text) for _ in range(n - len(NASTY)))]
+
+
+def _nasty(rng: random.Random, text: str) -> str:
+    start = rng.randrange(len(text))
+    parts = [text[start : start + rng.randrange(60)]]
+    for _ in range(rng.randrange(4)):
+        parts.append("".join(rng.choices(rng.choice(ALPHABETS), k=rng.randrange(12))))
+    rng.shuffle(parts)
+    return "".join(parts)
+
+
+ALPHABETS = (
+    "aaaaab '", " \t\n\r\v\f\x1c\x85\xa0\u2003\u3000", "0123456789٣²½Ⅷ", "'sStTrReEvVmMlLdDſ ", "<|>[]endoftextPAD_ ",
+    "éèñüßøçÅΣςσИй", "中文字日本語かなカナ한국", "😀👩\u200d🚀🏳️\u200d🌈", "e\u0301a\u0308\u0327\u200b\u200d\ufeff", "\x00\x01\x7f\x80\ufffd▁Ġ",
+    "!?.,;:-_()\"#$%&*+/=@[]{}~^`\\", "ﬁＡ①㎏ſ℡", "אבגדابتשלום", "กขคงจहिन्दी",
+)  # fmt: skip
+NASTY = (
+    "", " ", "  ", "a", " a", "a ", "\n", "\r\n", " \n \n  x", "I'm you'll HE'S 'tis ''s", "1234567 12 1", "x" * 300, " " * 300, "\n" * 200,
+    "ab" * 150, "<|endoftext|>", "[UNK][PAD]", "\u2581\u2581a", "\x00", "\U0010ffff", "e\u0301", "😀" * 20, "don't—stop…", "\ufeffx",
+)  # fmt: skip
