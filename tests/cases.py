@@ -59,9 +59,11 @@ COMPARISON = [
     Case(ops.greater, (2, 3), 0.5),
 ]
 ACTIVATION = [
-    *(Case(op, (3, 7), within=(-4.0, 4.0)) for op in (ops.sigmoid, ops.relu, ops.silu, ops.gelu)),
+    *(Case(op, (3, 7), within=(-4.0, 4.0)) for op in (ops.sigmoid, ops.relu, ops.relu_squared, ops.silu, ops.gelu)),
     Case(ops.gelu, (3, 7), approximate="tanh", within=(-4.0, 4.0)),
     Case(ops.gelu, (), approximate="tanh"),
+    Case(ops.swiglu, (2, 3, 10), within=(-4.0, 4.0)),
+    Case(ops.swiglu, (2,)),
 ]
 AXES: list[dict[str, Any]] = [
     {},
@@ -168,6 +170,16 @@ ATTENTION = [
     Case(ops.attention_weights, *QKV[:2], PADDED, causal=True),
     Case(ops.attention_weights, *SQUARE[:2], None, causal=False, scale=2.0),
 ]
+PLACES = np.array([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [7, 300, 65_535, 5, 4]])  # of sequences in a batch
+ROTARY = [
+    Case(ops.rotary, (2, 3, 5, 4), np.arange(5)),
+    Case(ops.rotary, (3, 2, 5, 4), PLACES[:, None], layout="pairs"),
+    Case(ops.rotary, (5, 6), PLACES[2].astype(np.uint16), base=500.0),
+    Case(ops.rotary, (4, 2), np.array(-3)),
+    Case(ops.packed_rotary, (3, 5, 12), np.arange(5), n_heads=2),
+    Case(ops.packed_rotary, (3, 5, 18), PLACES, n_heads=1, layout="pairs", base=100.0),
+    Case(ops.packed_rotary, (1, 1, 6), np.array([9]), n_heads=1),
+]
 TARGETS = np.array([[0, 4, 2], [1, 1, 3]])
 SOME_REAL = np.array([[0, -100, 2], [-100, 1, 3]])
 LOSS = [
@@ -194,5 +206,6 @@ CASES = [
     *MATRIX,
     *NORMALIZATION,
     *ATTENTION,
+    *ROTARY,
     *LOSS,
 ]

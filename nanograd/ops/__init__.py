@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.ops.activation import gelu, relu, sigmoid, silu
+from nanograd.ops.activation import gelu, relu, relu_squared, sigmoid, silu, swiglu
 from nanograd.ops.attention import attention, attention_weights, packed_attention
 from nanograd.ops.comparison import equal, greater, greater_equal, less, less_equal, not_equal
 from nanograd.ops.dropout import dropout
@@ -36,6 +36,7 @@ from nanograd.ops.loss import cross_entropy, linear_cross_entropy
 from nanograd.ops.matrix import linear, matmul
 from nanograd.ops.normalization import layer_norm, rms_norm
 from nanograd.ops.reduction import logsumexp, max, mean, min, sum, var  # noqa: A004
+from nanograd.ops.rotary import packed_rotary, rotary
 from nanograd.ops.shape import (
     concatenate,
     expand,

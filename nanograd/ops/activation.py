@@ -1,4 +1,4 @@
-"""The bends between two linear maps: sigmoid, ReLU, GELU, SiLU. They keep x alone and compute their slope from it."""
+"""The bends between two linear maps: sigmoid, ReLU, ReLU², GELU, SiLU, SwiGLU. Their slope is computed from x again."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -45,6 +45,23 @@ def _(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any:
 
 
 @primitive
+def relu_squared(xp: ArrayModule, x: Array) -> Value:
+    """y = max(x, 0)².   So et al. 2021, Primer, arXiv:2109.08668"""
+    y = xp.maximum(x, 0)
+    y *= y
+    return y, (x,)
+
+
+@relu_squared.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    """dx = 2 max(x, 0) dy"""
+    dx = xp.maximum(x, 0)
+    dx *= 2
+    dx *= dy
+    return dx
+
+
+@primitive
 def silu(xp: ArrayModule, x: Array) -> Value:
     """y = x σ(x).   Elfwing, Uchibe & Doya 2017, arXiv:1702.03118"""
     return x * _sigmoid(xp, x), (x,)
@@ -53,13 +70,49 @@ def silu(xp: ArrayModule, x: Array) -> Value:
 @silu.backward
 def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
     """dx = dy σ (1 + x (1 − σ))"""
-    s = _sigmoid(xp, x)
-    dx = 1 - s
-    dx *= x
-    dx += 1
-    dx *= s
+    dx = _slope_silu(x, _sigmoid(xp, x))
     dx *= dy
     return dx
+
+
+def _slope_silu(x: Array, s: Array) -> Array:
+    slope = 1 - s
+    slope *= x
+    slope += 1
+    slope *= s
+    return slope
+
+
+@primitive
+def swiglu(xp: ArrayModule, x: Array) -> Value:
+    """y = silu(g) ⊙ u,  x = [g | u].   x (…, 2F) → y (…, F): a linear map and its gate.   Shazeer 2020, 2002.05202"""
+    if x.ndim < 1 or x.shape[-1] % 2:
+        raise ValueError("x must be (…, 2F): gates, then what they let through")
+    gate, up = _gate_and_up(x)
+    y = _sigmoid(xp, gate)
+    y *= gate
+    y *= up
+    return y, (x,)
+
+
+@swiglu.backward
+def _(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    """dg = dy ⊙ u ⊙ silu′(g),  du = dy ⊙ silu(g)"""
+    (gate, up), dx = _gate_and_up(x), xp.empty(x.shape, x.dtype)
+    s, (dgate, dup) = _sigmoid(xp, gate), _gate_and_up(dx)
+    dgate[...] = _slope_silu(gate, s)
+    dgate *= up
+    dgate *= dy
+    s *= gate
+    dup[...] = s
+    dup *= dy
+    return dx
+
+
+def _gate_and_up(x: Array) -> tuple[Array, Array]:
+    """(…, 2F) → two views (…, F)"""
+    F = x.shape[-1] // 2
+    return x[..., :F], x[..., F:]
 
 
 @primitive

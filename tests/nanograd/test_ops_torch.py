@@ -65,6 +65,28 @@ def cross_entropy(
     return loss + z_loss * z[real].logsumexp(-1).square().mean()
 
 
+def rotary(x: Any, positions: Any, base: float = 10_000.0, layout: str = "halves") -> Any:
+    """Pairs as complex numbers, and a position as a power of a unit: as in Meta's Llama."""
+    D = x.shape[-1]
+    angles = positions.double()[..., None] * base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    turn = torch.polar(torch.ones_like(angles), angles)
+    if layout == "pairs":
+        return torch.view_as_real(torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x)
+    y = torch.complex(*x.double().chunk(2, dim=-1)) * turn
+    return torch.cat([y.real, y.imag], dim=-1).to(x)
+
+
+def packed_rotary(qkv: Any, positions: Any, n_heads: int, **settings: Any) -> Any:
+    q, k, v = (part.unflatten(-1, (n_heads, -1)) for part in qkv.chunk(3, dim=-1))
+    q, k = (rotary(part.transpose(1, 2), positions.unsqueeze(-2), **settings).transpose(1, 2) for part in (q, k))
+    return torch.cat([part.flatten(-2) for part in (q, k, v)], dim=-1)
+
+
+def swiglu(x: Any) -> Any:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -93,6 +115,10 @@ TORCH: dict[str, Callable[..., Any]] = {
     "relu": torch.relu,
     "silu": F.silu,
     "gelu": F.gelu,
+    "relu_squared": lambda x: F.relu(x).square(),
+    "swiglu": swiglu,
+    "rotary": rotary,
+    "packed_rotary": packed_rotary,
     "sum": over_axes(torch.sum, lambda x: x.clone()),
     "mean": over_axes(torch.mean, lambda x: x.clone()),
     "max": over_axes(torch.amax, lambda x: x.clone()),

@@ -36,8 +36,12 @@ OURS = (
     "layer_norm",
     "rms_norm",
     "relu",
+    "relu_squared",
     "silu",
     "gelu",
+    "swiglu",
+    "rotary",
+    "packed_rotary",
     "softmax",
     "log_softmax",
     "cross_entropy",
@@ -48,7 +52,11 @@ ROWS, WIDTH = 150, 263  # more than one thread's grain, and no multiple of anyth
 LARGE = [
     Case(ops.layer_norm, (ROWS, WIDTH), (WIDTH,), (WIDTH,)),
     Case(ops.rms_norm, (ROWS, WIDTH), (WIDTH,)),
-    *(Case(op, (ROWS, WIDTH)) for op in (ops.relu, ops.silu, ops.gelu, ops.softmax, ops.log_softmax)),
+    *(Case(op, (ROWS, WIDTH)) for op in (ops.relu, ops.relu_squared, ops.silu, ops.gelu)),
+    *(Case(op, (ROWS, WIDTH)) for op in (ops.softmax, ops.log_softmax)),
+    Case(ops.swiglu, (ROWS, 2 * WIDTH)),
+    *(Case(ops.rotary, (ROWS, WIDTH - 1), np.arange(ROWS), layout=layout) for layout in ("halves", "pairs")),
+    Case(ops.packed_rotary, (2, ROWS // 2, 3 * 4 * 22), np.arange(ROWS).reshape(2, -1), n_heads=4),
     Case(ops.gelu, (ROWS, WIDTH), approximate="tanh"),
     Case(ops.dropout, (ROWS, WIDTH), p=0.3, key=KEY),
     Case(ops.embedding, (50, WIDTH), np.arange(ROWS) ** 2 % 47),
@@ -86,6 +94,8 @@ def formula_by_right(case: Case) -> str | None:
         return "an axis that is not the last"
     if case.name == "dropout" and case.settings["p"] in (0, 1):
         return "all stays, or nothing"
+    if case.name == "rotary" and case.inputs[1].min() < 0:
+        return "a position that is in no table"
     return None
 
 
@@ -191,6 +201,10 @@ ROW_OPS = {
     "layer_norm without bias": lambda C: Case(ops.layer_norm, (1, C), (C,), None, eps=1e-3),
     "rms_norm": lambda C: Case(ops.rms_norm, (1, C), (C,)),
     "relu": lambda C: Case(ops.relu, (1, C)),
+    "relu_squared": lambda C: Case(ops.relu_squared, (1, C)),
+    "swiglu": lambda C: Case(ops.swiglu, (1, 2 * C)),
+    "rotary halves": lambda C: Case(ops.rotary, (1, 2 * C), np.array([C])),
+    "rotary pairs": lambda C: Case(ops.rotary, (1, 2 * C), np.array([C]), layout="pairs", base=100.0),
     "silu": lambda C: Case(ops.silu, (1, C)),
     "gelu": lambda C: Case(ops.gelu, (1, C)),
     "gelu tanh": lambda C: Case(ops.gelu, (1, C), approximate="tanh"),
@@ -205,8 +219,8 @@ def inputs_of(case: Case, n: int, seed: int, layout: str, frozen: bool) -> list:
     """The case's inputs, the first with n rows, in that layout."""
     rng = np.random.default_rng(seed)
     shapes = [(n, *shape[1:]) if i == 0 else shape for i, shape in enumerate(case.inputs)]
-    arrays = [shape if shape is None else rng.normal(0, 2, shape).astype(np.float32) for shape in shapes]
-    arrays = [x if x is None else LAYOUTS[layout](x) for x in arrays]
+    arrays = [rng.normal(0, 2, x).astype(np.float32) if isinstance(x, tuple) else x for x in shapes]
+    arrays = [LAYOUTS[layout](x) if is_floating(x) else x for x in arrays]
     for x in arrays:
         if x is not None and frozen:
             x.flags.writeable = False
@@ -296,6 +310,8 @@ def test_empty_arrays_are_left_to_the_formula(case):
         inputs[1] = inputs[1][:0]
     else:
         inputs[0] = inputs[0][:0]
+    if case.name.endswith("rotary"):
+        inputs[1] = inputs[1][:0]
     y, gradients = value_and_gradients(lambda *tensors: case.call(tensors), inputs)
     assert y.size == 0 or case.name == "cross_entropy"
     assert all(not g.any() for g in gradients if g is not None)

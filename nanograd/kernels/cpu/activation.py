@@ -1,4 +1,4 @@
-"""relu, silu and gelu, one number after the other: one reading, one writing. Twins of nanograd/ops/activation.py.
+"""relu, relu², silu, gelu and swiglu, number by number: one reading, one writing. Twins of nanograd/ops/activation.py.
 
 They keep x alone: with an exponential that vectorises, Φ costs less to compute again than to read from memory.
 """
@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, exp, flat, run, takes
-from nanograd.ops.activation import Gelu, gelu, relu, silu
+from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, exp, flat, rows, run, takes
+from nanograd.ops.activation import Gelu, gelu, relu, relu_squared, silu, swiglu
 from nanograd.primitive import Needs
 
 HALF, ROOT_HALF, ROOT_2_PI = np.float32(0.5), np.float32(0.5**0.5), np.float32(0.3989422804014327)  # …, 1/√(2π)
@@ -35,6 +35,22 @@ def _relu_backward(dy: Array, y: Array, dx: Array) -> None:
         dx[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
 
 
+@njit(**PARALLEL)
+def _relu_squared(x: Array, y: Array) -> None:
+    """y = max(x, 0)², NaN for NaN"""
+    for i in prange(x.size):
+        v = ZERO if x[i] < ZERO else x[i]
+        y[i] = v * v
+
+
+@njit(**PARALLEL)
+def _relu_squared_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dx = 2 max(x, 0) dy"""
+    for i in prange(x.size):
+        v = ZERO if x[i] < ZERO else x[i]
+        dx[i] = (v + v) * dy[i]
+
+
 @njit(**SERIAL)
 def _sigmoid(x: Any) -> Any:
     """1 / (1 + e⁻ˣ): for large −x it is 1/∞ = 0"""
@@ -54,6 +70,28 @@ def _silu_backward(dy: Array, x: Array, dx: Array) -> None:
     for i in prange(x.size):
         s = _sigmoid(x[i])
         dx[i] = dy[i] * s * (ONE + x[i] * (ONE - s))
+
+
+@njit(**PARALLEL)
+def _swiglu(x: Array, y: Array) -> None:
+    """y = g σ(g) u,  x = [g | u].   x (N, 2F), y (N, F)"""
+    N, F = y.shape
+    for i in prange(N):
+        gate, up, yi = x[i, :F], x[i, F:], y[i]
+        for j in range(F):
+            yi[j] = gate[j] * _sigmoid(gate[j]) * up[j]
+
+
+@njit(**PARALLEL)
+def _swiglu_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dg = dy u σ (1 + g (1 − σ)),  du = dy g σ: one exponential for both"""
+    N, F = dy.shape
+    for i in prange(N):
+        dyi, gate, up, dgate, dup = dy[i], x[i, :F], x[i, F:], dx[i, :F], dx[i, F:]
+        for j in range(F):
+            s = _sigmoid(gate[j])
+            dgate[j] = dyi[j] * up[j] * s * (ONE + gate[j] * (ONE - s))
+            dup[j] = dyi[j] * (gate[j] * s)
 
 
 @njit(**SERIAL)
@@ -122,12 +160,34 @@ def _relu_gradient(xp: ArrayModule, dy: Array, y: Array, *, needs: Needs) -> Any
     return _pull_back(_relu_backward, dy, y)
 
 
+def _relu_squared_forward(xp: ArrayModule, x: Array) -> Any:
+    return (_apply(_relu_squared, x), (x,)) if takes(x) else NotImplemented
+
+
+def _relu_squared_gradient(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    return _pull_back(_relu_squared_backward, dy, x)
+
+
 def _silu_forward(xp: ArrayModule, x: Array) -> Any:
     return (_apply(_silu, x), (x,)) if takes(x) else NotImplemented
 
 
 def _silu_gradient(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
     return _pull_back(_silu_backward, dy, x)
+
+
+def _swiglu_forward(xp: ArrayModule, x: Array) -> Any:
+    if not takes(x) or x.ndim < 1 or x.shape[-1] % 2:
+        return NotImplemented
+    y = np.empty((*x.shape[:-1], x.shape[-1] // 2), np.float32)
+    run(_swiglu, x.size, rows(x), rows(y))
+    return y, (x,)
+
+
+def _swiglu_gradient(xp: ArrayModule, dy: Array, x: Array, *, needs: Needs) -> Any:
+    dx = np.empty(x.shape, np.float32)
+    run(_swiglu_backward, x.size, rows(dy), rows(x), rows(dx))
+    return dx
 
 
 def _gelu_forward(xp: ArrayModule, x: Array, *, approximate: Gelu = "none") -> Any:
@@ -141,5 +201,7 @@ def _gelu_gradient(xp: ArrayModule, dy: Array, x: Array, *, approximate: Gelu = 
 
 
 relu.twin(np, _relu_forward, _relu_gradient)
+relu_squared.twin(np, _relu_squared_forward, _relu_squared_gradient)
 silu.twin(np, _silu_forward, _silu_gradient)
 gelu.twin(np, _gelu_forward, _gelu_gradient)
+swiglu.twin(np, _swiglu_forward, _swiglu_gradient)
