@@ -51,6 +51,7 @@ def load(matmul_precision: Literal["float32", "bf16"] | None = None) -> None:
         matrix,
         normalization,
         optim,
+        rotary,
         softmax,
     )
 
