@@ -64,17 +64,15 @@ def test_what_gpt2_and_gpt4_do_differently() -> None:
     ]
 
 
-# `regex`, Hugging Face and tiktoken carry letter tables of different Unicode versions, so these strings keep to
-# scripts that all of them know.
-common = st.text(
+unicode = st.text(
     st.sampled_from("aZéßñ жЩ αΩ 中文字 かな 한글 عربي हिन्दी 012٣½ '’sſ -_!?…€😀\u200d\u00a0\u3000\t\r\n\x00\x1c")
-    | st.characters(max_codepoint=0x17F),
+    | st.characters(exclude_categories=["Cs"]),  # a lone surrogate is no text to the others
     max_size=40,
 )
 
 
 @pytest.mark.parametrize("pattern", list(PATTERNS))
-@given(text=common)
+@given(text=unicode)
 def test_pieces_are_those_of_hugging_face(pattern: str, text: str) -> None:
     hf = pytest.importorskip("tokenizers", reason="Hugging Face's tokenizers is not installed: nothing to compare with")
     theirs = hf.pre_tokenizers.Split(hf.Regex(PATTERNS[pattern]), behavior="isolated").pre_tokenize_str(text)

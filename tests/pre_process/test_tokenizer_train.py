@@ -209,7 +209,7 @@ def test_training_reads_a_generator_once_and_document_by_document() -> None:
         (["a"], {"special_tokens": [""]}, "'' looks like ordinary text"),
         (["a"], {"special_tokens": "<|x|>"}, "special_tokens is one string"),
         (["a"], {"special_tokens": ["<|x|>\ud800"]}, "lone surrogate"),
-        (["a"], {"pattern": "gpt5"}, "unknown pattern 'gpt5': choose one of gpt2, cl100k, naive"),
+        (["a"], {"pattern": "gpt5"}, "unknown pattern 'gpt5': choose one of gpt2, cl100k, cl100k_tiktoken, naive"),
         (["a"], {"normalizer": "nfd"}, "unknown normalizer 'nfd': choose one of none, nfc, nfkc, ascii"),
     ],
 )

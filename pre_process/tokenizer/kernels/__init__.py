@@ -1,0 +1,71 @@
+"""Compiled twins of the tokenizer's slow half: the same answers from Numba, many times faster. Nothing needs them.
+
+unicode_classes  which characters are letters, numbers, white space: a frozen table
+support          how functions are compiled, how bytes reach them
+keys             a piece as two numbers, to find it in a table
+scanner          cutting UTF-8 into pieces
+counting         how often each piece occurs
+merging          which neighbours to join next
+
+Importing this package compiles nothing and does not load Numba. Compiling takes seconds, once on a machine; the code is
+kept on disk. So a small text is done in Python (`compiled_pays`), and both ways give the same result.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+Part = Literal["train", "encode", "decode"]
+
+SMALL = 50_000  # bytes; Python is done with them before Numba is loaded
+LARGE = 10_000_000  # bytes; Python takes longer for them than compiling does
+
+_log = logging.getLogger(__name__)
+_ready: set[str] = set()  # the parts that this process has loaded
+
+
+def compiled_pays(part: Part, n_bytes: int) -> bool:
+    """Should `part` of the work be done by compiled code, for a text of `n_bytes`? Never if NANOGRAD_KERNELS=0.
+
+    Yes where the code is in memory already, or on disk and the text not small, or the text is worth the compiling.
+    """
+    if os.environ.get("NANOGRAD_KERNELS") == "0":
+        return False
+    return part in _ready or n_bytes >= LARGE or (n_bytes >= SMALL and _mark(part).exists())
+
+
+@contextlib.contextmanager
+def compiling(part: Part) -> Iterator[None]:
+    """Around the first calls of the kernels of `part`: says that it will take a while, leaves a mark after."""
+    if part not in _ready and not _mark(part).exists():
+        _log.warning("compiling the tokenizer's code (%s): about 15 seconds, once on this machine", part)
+    yield
+    if part not in _ready:
+        _ready.add(part)
+        with contextlib.suppress(OSError):  # then Numba could not keep its code here either
+            _mark(part).touch()
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept, under a name that changes with any of the sources.
+
+    Numba itself compares a kernel's own file only: a change in a file that the kernel calls would go unseen.
+    """
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return _user_folder() / f"tokenizer-{hashlib.sha256(sources).hexdigest()[:16]}"
+
+
+def _user_folder() -> Path:
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("nanograd", appauthor=False))
+
+
+def _mark(part: Part) -> Path:
+    return cache_folder() / f"finished-{part}"

@@ -1,0 +1,74 @@
+"""How the kernels are compiled, and how bytes reach them."""
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from pre_process.tokenizer.kernels import cache_folder
+
+SERIAL: dict[str, Any] = {"error_model": "numpy", "nogil": True}  # nogil: threads of Python run kernels side by side
+PADDING = 16  # bytes that must be readable behind a text, for a piece's bytes are fetched eight at a time
+
+_config: Any = numba.config  # its names are made at run time
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Compile `function` into the kernels that call it."""
+    return numba.njit(**SERIAL)(function)
+
+
+def lean(function: Callable[..., Any]) -> Any:
+    """As `helper`, for functions that allocate nothing: arrays come and go without their references being counted.
+
+    Counting them, one by one and atomically, takes ten times as long as what a short function does with the arrays.
+    """
+    return numba.njit(**SERIAL, _nrt=False)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile `function` when it is first called, and keep the code in the tokenizer's own folder.
+
+    The folder is a global setting of Numba, read here and now: other packages keep theirs.
+    """
+    with _cache_in(_folder_for_compiled_code()):
+        return numba.njit(**SERIAL, cache=True)(function)
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    before, _config.CACHE_DIR = _config.CACHE_DIR, str(folder)
+    try:
+        yield
+    finally:
+        _config.CACHE_DIR = before
+
+
+@functools.cache
+def _folder_for_compiled_code() -> Path:
+    """The cache folder; where it can't be written, one that lasts as long as the system's temporary files do."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="tokenizer-kernels-"))
+
+
+def padded(*texts: bytes) -> np.ndarray:
+    """The texts behind each other as writeable uint8, with PADDING zeros at the end.
+
+    To Numba a read-only array is another type, for which it would compile every kernel again.
+    """
+    buffer = np.zeros(sum(map(len, texts)) + PADDING, np.uint8)
+    view, at = memoryview(buffer.data), 0
+    for text in texts:
+        view[at : at + len(text)] = text
+        at += len(text)
+    return buffer
