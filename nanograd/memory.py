@@ -10,7 +10,7 @@ BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
 PREPARING = 70e6  # what a run that prepares its text loads besides, gensim above all
 AT_REST = 240e6  # Python, NumPy, Numba with its compiled code, matplotlib and the tokenizer
-KEPT_BY_ACTIVATION = {"gelu": 2, "gelu-tanh": 2, "silu": 2, "relu": 1}  # its input and its output
+KEPT_BY_ACTIVATION = {"gelu": 2, "gelu-tanh": 2, "silu": 2, "relu": 1, "relu2": 2, "swiglu": 3}  # input and output
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
 
 

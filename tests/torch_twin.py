@@ -15,14 +15,30 @@ ACTIVATIONS = {
     "gelu": functional.gelu,
     "gelu-tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
     "silu": functional.silu,
+    "swiglu": lambda x: functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
 }
 
 
+def turn(x: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
+    """Rotary positions as Hugging Face writes them: x cos + rotate_half(x) sin.   x (B, H, T, D), positions (…, T)"""
+    D = x.shape[-1]
+    angles = positions.double()[..., None, :, None] / base ** (torch.arange(0, D, 2, dtype=torch.float64) / D)
+    cos, sin = (torch.cat([f(angles), f(angles)], -1).to(x) for f in (torch.cos, torch.sin))
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def count(padding_mask: torch.Tensor | None, T: int) -> torch.Tensor:
+    """Positions: (T,), or (B, T) that count real tokens only."""
+    return torch.arange(T) if padding_mask is None else (padding_mask.long().cumsum(1) - 1).clamp_min(0)
+
+
 class TwinAttention(nn.Module):
-    def __init__(self, d_model: int, n_heads: int, *, qkv_bias: bool = True) -> None:
+    def __init__(self, d_model: int, n_heads: int, *, qkv_bias: bool = True, rotary_base: float | None = None) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.rotary_base = n_heads, rotary_base
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
         self.out = nn.Linear(d_model, d_model)
 
@@ -31,6 +47,8 @@ class TwinAttention(nn.Module):
         query, key, value = (
             part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2) for part in self.qkv(x).split(C, dim=-1)
         )
+        if self.rotary_base is not None:
+            query, key = (turn(part, count(padding_mask, T), self.rotary_base) for part in (query, key))
         if padding_mask is None:
             y = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
@@ -42,7 +60,8 @@ class TwinAttention(nn.Module):
 class TwinMLP(nn.Module):
     def __init__(self, d_model: int, d_hidden: int, activation: str) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, d_model)
+        self.up = nn.Linear(d_model, 2 * d_hidden if activation == "swiglu" else d_hidden)
+        self.down = nn.Linear(d_hidden, d_model)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +77,10 @@ class TwinBlock(nn.Module):
     def __init__(self, config: DecoderLMConfig) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = twin_norm(config), twin_norm(config)
-        self.attention = TwinAttention(config.d_model, config.n_heads, qkv_bias=config.qkv_bias)
+        rotary_base = config.rotary_base if config.positions == "rotary" else None
+        self.attention = TwinAttention(
+            config.d_model, config.n_heads, qkv_bias=config.qkv_bias, rotary_base=rotary_base
+        )
         self.mlp = TwinMLP(config.d_model, config.hidden_width, config.activation)
         self.pre_norm = config.norm_placement == "pre"
 
@@ -78,7 +100,8 @@ class TwinDecoderLM(nn.Module):
         config = self.config = model.config
         V, C = config.vocab_size, config.d_model
         self.tokens = nn.Embedding(V, C)
-        self.positions = nn.Embedding(config.context_length, C)
+        if config.positions != "rotary":
+            self.positions = nn.Embedding(config.context_length, C)
         self.blocks = nn.ModuleList(TwinBlock(config) for _ in range(config.n_layers))
         self.norm = twin_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self.head = nn.Linear(C, V, bias=config.head_bias)
@@ -96,12 +119,9 @@ class TwinDecoderLM(nn.Module):
         self.load_state_dict(state)
 
     def forward(self, ids: torch.Tensor, padding_mask: torch.Tensor | None = None) -> torch.Tensor:
-        if padding_mask is None:
-            positions = torch.arange(ids.shape[1])
-        else:
-            positions = (padding_mask.long().cumsum(1) - 1).clamp_min(0)
         x = self.tokens(ids) * (self.config.d_model**0.5 if self.config.scale_embeddings else 1.0)
-        x = x + self.positions(positions)
+        if self.config.positions != "rotary":
+            x = x + self.positions(count(padding_mask, ids.shape[1]))
         for block in self.blocks:
             x = block(x, padding_mask)
         return self.head(self.norm(x))

@@ -28,9 +28,10 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n_layers: Count = 4  # transformer blocks
     n_heads: Count = 6  # attention heads in a block; must divide d_model
     d_model: Count = 192  # width of the residual stream
-    d_hidden: Count | None = None  # width inside the MLP; None means 4 × d_model
+    d_hidden: Count | None = None  # width inside the MLP; None means 4 × d_model, for swiglu 8/3 × d_model
     activation: nn.Activation = "gelu"  # what bends the MLP
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"  # how a token knows its place
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"  # how a token knows its place
+    rotary_base: Positive = 10_000.0  # rotary positions: the slowest pair turns once in 2π rotary_base tokens
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # layer norm centres and scales, RMS norm only scales
     norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
     norm_eps: Positive = 1e-5  # added to the variance in every norm
@@ -49,11 +50,21 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} is odd: sinusoidal positions pair sines with cosines")
+        if self.positions == "rotary" and self.n_heads > 0 and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"d_model / n_heads = {self.d_model // self.n_heads} is odd: rotary positions turn pairs of numbers"
+            )
 
     @property
     def hidden_width(self) -> int:
-        """F, whether d_hidden was given or not."""
-        return self.d_hidden or 4 * self.d_model
+        """F, whether d_hidden was given or not.
+
+        SwiGLU has three matrices where others have two: at two thirds of the width they are as large (Shazeer 2020).
+        That is rounded up to a multiple of 32, a whole number of the product's tiles.
+        """
+        if self.d_hidden is not None:
+            return self.d_hidden
+        return 4 * self.d_model if self.activation != "swiglu" else 32 * math.ceil(8 * self.d_model / 3 / 32)
 
     @property
     def token_std(self) -> float:
@@ -89,6 +100,7 @@ class Block(nn.Module):
             keys=keys,
             std=config.init_std,
             out_std=into_residual,
+            rotary_base=config.rotary_base if config.positions == "rotary" else None,
         )
         self.mlp = nn.MLP(
             C, config.hidden_width, rng=rng, activation=config.activation, std=config.init_std, out_std=into_residual
@@ -149,10 +161,12 @@ class DecoderLM(nn.Module):
         return x if self.norm is None else self.norm(x)
 
     def embed(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
-        """(B, T) → (B, T, C): token vectors + position vectors, what the first block sees."""
+        """(B, T) → (B, T, C): token vectors + position vectors, if there are any: what the first block sees."""
         self._check_inputs(ids, padding_mask)
-        positions = self.positions(nn.token_positions(ids, padding_mask))
-        return self.dropout(self.tokens(ids) * self.config.token_scale + positions)
+        x = self.tokens(ids) * self.config.token_scale
+        if self.positions is not None:
+            x = x + self.positions(nn.token_positions(ids, padding_mask))
+        return self.dropout(x)
 
     @no_grad()
     def attention_weights(self, ids: Array) -> list[Array]:
@@ -182,8 +196,13 @@ def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
     return NORMS[config.norm](config.d_model, eps=config.norm_eps)
 
 
-def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module:
-    """The layer that turns positions into vectors; learned ones start as long as the token vectors they join."""
+def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module | None:
+    """The layer that turns positions into vectors; learned ones start as long as the token vectors they join.
+
+    None for rotary positions: they are no vectors, each attention turns its queries and keys.
+    """
+    if config.positions == "rotary":
+        return None
     if config.positions == "sinusoidal":
         return nn.SinusoidalPositions(config.context_length, config.d_model)
     std = config.token_std * config.token_scale

@@ -13,6 +13,7 @@ from nanograd import backend, ops
 from nanograd.backend import Array
 from nanograd.nn.layers import Linear
 from nanograd.nn.module import Module
+from nanograd.nn.positions import token_positions
 from nanograd.random import DropoutKeys
 from nanograd.tensor import Tensor, no_grad
 
@@ -52,9 +53,10 @@ def allowed_pairs(x: Array, padding_mask: Array | None = None) -> Array:
 class MultiHeadAttention(Module):
     """H heads side by side, look-ahead mask included.   (B, T, C) → (B, T, C)
 
-    qkv      (3C, C): the rows of all queries, then of all keys, then of all values; head h owns D rows of each
-    out      (C, C), mixes the heads; `out_std` is its standard deviation (None: `std`)
-    dropout  share of the attention weights that is zeroed in training
+    qkv          (3C, C): the rows of all queries, then of all keys, then of all values; head h owns D rows of each
+    out          (C, C), mixes the heads; `out_std` is its standard deviation (None: `std`)
+    dropout      share of the attention weights that is zeroed in training
+    rotary_base  queries and keys are turned by their positions (ops/rotary.py), in halves; None: they are not
     """
 
     def __init__(
@@ -68,19 +70,29 @@ class MultiHeadAttention(Module):
         keys: DropoutKeys | None = None,
         std: float = 0.02,
         out_std: float | None = None,
+        rotary_base: float | None = None,
     ) -> None:
         if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"MultiHeadAttention: d_model {d_model} is not divisible by n_heads {n_heads}")
+        if rotary_base is not None and d_model // n_heads % 2:
+            raise ValueError(f"MultiHeadAttention: a head of width {d_model // n_heads} can't be cut into rotary pairs")
         if dropout and keys is None:
             raise ValueError("MultiHeadAttention: dropout needs keys=DropoutKeys(seed)")
-        self.n_heads, self.dropout, self.keys = n_heads, dropout, keys
+        self.n_heads, self.dropout, self.keys, self.rotary_base = n_heads, dropout, keys, rotary_base
         self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
         self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
 
     def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
-        mask = _for_all_queries(padding_mask)
-        mixed = ops.packed_attention(self.qkv(x), mask, n_heads=self.n_heads, causal=True, **self._dropout())
-        return self.out(mixed)
+        qkv, mask = self._queries_keys_values(x, padding_mask), _for_all_queries(padding_mask)
+        return self.out(ops.packed_attention(qkv, mask, n_heads=self.n_heads, causal=True, **self._dropout()))
+
+    def _queries_keys_values(self, x: Tensor, padding_mask: Array | None) -> Tensor:
+        """(B, T, C) → (B, T, 3C)"""
+        qkv = self.qkv(x)
+        if self.rotary_base is None:
+            return qkv
+        positions = token_positions(x.data, padding_mask)
+        return ops.packed_rotary(qkv, positions, n_heads=self.n_heads, base=self.rotary_base)
 
     def _dropout(self) -> dict[str, Any]:
         if not (self.training and self.dropout and self.keys):
@@ -91,7 +103,7 @@ class MultiHeadAttention(Module):
     def attention_weights(self, x: Tensor, padding_mask: Array | None = None) -> Array:
         """(B, H, T, T): row t says how much position t takes from each earlier one. For pictures; no gradient."""
         B, T, C = x.shape
-        packed = self.qkv(x).reshape(B, T, 3, self.n_heads, C // self.n_heads)
+        packed = self._queries_keys_values(x, padding_mask).reshape(B, T, 3, self.n_heads, C // self.n_heads)
         query, key = (packed[:, :, i].swapaxes(1, 2) for i in range(2))  # each (B, H, T, D)
         return ops.attention_weights(query, key, _for_all_queries(padding_mask), causal=True).data
 

@@ -12,13 +12,15 @@ from nanograd.nn.module import Module, Parameter
 from nanograd.random import DropoutKeys
 from nanograd.tensor import Tensor
 
-Activation: TypeAlias = Literal["gelu", "gelu-tanh", "relu", "silu"]
+Activation: TypeAlias = Literal["gelu", "gelu-tanh", "relu", "relu2", "silu", "swiglu"]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": ops.gelu,
     "gelu-tanh": partial(ops.gelu, approximate="tanh"),
     "relu": ops.relu,
+    "relu2": ops.relu_squared,
     "silu": ops.silu,
+    "swiglu": ops.swiglu,
 }
 
 
@@ -97,6 +99,7 @@ class Dropout(Module):
 class MLP(Module):
     """y = W₂ f(W₁ x + b₁) + b₂.   (…, d_model) → (…, d_hidden) → (…, d_model)
 
+    swiglu   W₁ has 2 d_hidden rows: those of the gates, then those of what the gates let through
     out_std  standard deviation of W₂, which writes into the residual stream; None: as W₁
     """
 
@@ -112,7 +115,7 @@ class MLP(Module):
     ) -> None:
         if activation not in ACTIVATIONS:
             raise ValueError(f"MLP: activation {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
-        self.up = Linear(d_model, d_hidden, rng=rng, std=std)
+        self.up = Linear(d_model, 2 * d_hidden if activation == "swiglu" else d_hidden, rng=rng, std=std)
         self.down = Linear(d_hidden, d_model, rng=rng, std=std if out_std is None else out_std)
         self.activation = activation
 

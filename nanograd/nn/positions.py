@@ -1,4 +1,4 @@
-"""Floor 4. Positions: where a token stands, as a vector that is added to the token's own."""
+"""Floor 4. Positions: where a token stands, as a number, and as a vector that is added to the token's own."""
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class LearnedPositions(Embedding):
 
 def token_positions(ids: Array, padding_mask: Array | None = None) -> Array:
     """0, 1, 2, … along each sequence: (T,), or with a padding mask (B, T), where only real tokens are counted.
+
+    ids  (B, T, …) says how long and on which device
 
     So a sequence that is padded on the left has the same positions as without padding. Padding itself gets the
     number of the token before it (0 at the start); nobody looks there.

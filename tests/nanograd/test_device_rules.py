@@ -107,8 +107,9 @@ def train(device: str, settings: DecoderLMConfig, steps: int = 5) -> tuple[list[
         {"dropout": 0.2, "attention_dropout": 0.1, "embedding_dropout": 0.1},
         {"norm": "rms_norm", "norm_placement": "post", "positions": "learned", "activation": "gelu-tanh"},
         {"tie_embeddings": False, "head_bias": True, "activation": "silu", "qkv_bias": False},
+        {"positions": "rotary", "activation": "swiglu", "norm": "rms_norm"},
     ],
-    ids=["default", "dropout", "post-norm", "untied"],
+    ids=["default", "dropout", "post-norm", "untied", "rotary-swiglu"],
 )
 def test_a_short_training_is_the_same_on_both_devices(changes):
     expected, weights = train("cpu", config(**changes))

@@ -36,9 +36,9 @@ def word_vectors(seed: int = 1) -> np.ndarray:
 VARIANTS = [
     {"norm_placement": placement, "tie_embeddings": tied, "positions": positions, "norm": norm}
     for placement, tied, positions, norm in itertools.product(
-        ("pre", "post"), (True, False), ("sinusoidal", "learned"), ("layer_norm", "rms_norm")
+        ("pre", "post"), (True, False), ("sinusoidal", "learned", "rotary"), ("layer_norm", "rms_norm")
     )
-]
+] + [{"activation": "relu2"}, {"activation": "swiglu"}]
 
 
 @pytest.mark.parametrize("first_vectors", ["random", "word2vec"])
@@ -79,7 +79,8 @@ def test_counted_parameters_are_the_real_ones(seed: int) -> None:
     drawn = config(
         n_layers=int(rng.integers(1, 4)),
         d_hidden=[None, 5, 70][rng.integers(3)],
-        positions=["sinusoidal", "learned"][rng.integers(2)],
+        positions=["sinusoidal", "learned", "rotary"][rng.integers(3)],
+        activation=["gelu", "swiglu"][rng.integers(2)],
         norm=["layer_norm", "rms_norm"][rng.integers(2)],
         norm_placement=["pre", "post"][rng.integers(2)],
         **{name: bool(rng.integers(2)) for name in ("qkv_bias", "head_bias", "tie_embeddings")},
@@ -226,6 +227,8 @@ def test_state_travels_between_models() -> None:
     [
         ({"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
         ({"d_model": 33, "n_heads": 3}, "d_model 33 is odd"),
+        ({"d_model": 36, "positions": "rotary"}, "d_model / n_heads = 9 is odd: rotary positions turn pairs"),
+        ({"rotary_base": 0.0}, r"Expected `float` > 0.0 - at `\$.rotary_base`"),
         ({"n_heads": 0}, r"Expected `int` >= 1 - at `\$.n_heads`"),
         ({"n_layers": 0}, r"Expected `int` >= 1 - at `\$.n_layers`"),
         ({"dropout": 1.0}, r"Expected `float` < 1.0 - at `\$.dropout`"),
@@ -240,6 +243,28 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 
 def test_odd_width_is_fine_with_learned_positions() -> None:
     check_config(config(d_model=33, n_heads=3, positions="learned"))
+
+
+@pytest.mark.parametrize(("d_model", "expected"), [(32, 96), (192, 512), (256, 704), (768, 2048), (4096, 10_944)])
+def test_swiglu_is_as_large_as_the_others(d_model: int, expected: int) -> None:
+    """8/3 of d_model, in whole tiles of 32; a width that is given counts as it is."""
+    assert config(d_model=d_model, activation="swiglu").hidden_width == expected
+    assert config(d_model=d_model, activation="swiglu", d_hidden=7).hidden_width == 7
+    sizes = [count_parameters(config(d_model=d_model, activation=kind)) for kind in ("gelu", "swiglu")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
+def test_rotary_positions_are_no_vectors() -> None:
+    """A token alone is where it always was; among others the distances count, and not where they begin."""
+    model = DecoderLM(config(positions="rotary", init_std=0.3)).eval()
+    ids, _ = batch(T=5)
+    assert model.positions is None
+    pads = np.zeros((B, 3), ids.dtype)
+    mask = np.concatenate([pads, ids], axis=1) != 0
+    mask[:, 3:] = True
+    np.testing.assert_allclose(model(np.concatenate([pads, ids], axis=1), mask).data[:, 3:], model(ids).data, atol=2e-5)
+    swapped = ids[:, [1, 0, 2, 3, 4]]
+    assert np.abs(model(swapped).data[:, -1] - model(ids).data[:, -1]).max() > 1e-3, "the order doesn't count"
 
 
 def test_settings_survive_json_and_refuse_unknown_names() -> None:

@@ -20,6 +20,10 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 CONFIGS = {name: msgspec.structs.replace(preset, **SIZES) for name, preset in PRESETS.items()} | {
     "post-norm": DecoderLMConfig(**SIZES, norm_placement="post", head_bias=True),
+    "rotary-swiglu": DecoderLMConfig(
+        **SIZES, norm="rms_norm", activation="swiglu", positions="rotary", rotary_base=50.0
+    ),
+    "rotary-relu2-post": DecoderLMConfig(**SIZES, norm_placement="post", activation="relu2", positions="rotary"),
     "rms-norm": DecoderLMConfig(**SIZES, norm="rms_norm", activation="silu", positions="learned", d_hidden=50),
 }
 

@@ -77,10 +77,11 @@ def test_a_row_that_may_look_at_nothing_gives_zeros_and_zero_gradient(pads: int)
     assert (layer.qkv.weight.grad == 0).all()
 
 
+@pytest.mark.parametrize("rotary_base", [None, 10.0])
 @given(mask=MASKS)
 @settings(max_examples=30, deadline=None)
-def test_attention_weights_are_shares_of_the_allowed_past(mask: np.ndarray | None) -> None:
-    layer, x = attention(), inputs()
+def test_attention_weights_are_shares_of_the_allowed_past(rotary_base: float | None, mask: np.ndarray | None) -> None:
+    layer, x = attention(rotary_base=rotary_base), inputs()
     weights = layer.attention_weights(x, mask)
     allowed = np.broadcast_to(nn.allowed_pairs(x.data, mask), (B, T, T))[:, None]
     assert weights.shape == (B, H, T, T)
@@ -115,6 +116,8 @@ def test_settings_that_cannot_be() -> None:
     for n_heads in (0, 3):
         with pytest.raises(ValueError, match=f"d_model 8 is not divisible by n_heads {n_heads}"):
             nn.MultiHeadAttention(8, n_heads, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="head of width 3 can't be cut into rotary pairs"):
+        nn.MultiHeadAttention(9, 3, rng=np.random.default_rng(0), rotary_base=1e4)
     with pytest.raises(ValueError, match="dropout needs keys"):
         nn.MultiHeadAttention(8, 2, rng=np.random.default_rng(0), dropout=0.1)
 

@@ -75,6 +75,13 @@ def test_multi_head_attention_with_random_padding(mask: tuple[np.ndarray, ...]) 
     assert_twins(nn.MultiHeadAttention(C, 3, rng=rng(), std=0.5), TwinAttention(C, 3), inputs(), *mask)
 
 
+@given(mask=st.one_of(st.just(()), st.tuples(arrays(bool, (B, T)))))
+@settings(max_examples=15, deadline=None)
+def test_rotary_attention_with_random_padding(mask: tuple[np.ndarray, ...]) -> None:
+    ours = nn.MultiHeadAttention(C, 3, rng=rng(), std=0.5, rotary_base=30.0)
+    assert_twins(ours, TwinAttention(C, 3, rotary_base=30.0), inputs(), *mask)
+
+
 def test_embedding() -> None:
     ours, twin = nn.Embedding(9, C, rng=rng()), torch.nn.Embedding(9, C)
     twin.weight.data = torch.from_numpy(ours.weight.data.copy())
