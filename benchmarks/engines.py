@@ -1,22 +1,24 @@
-"""What `benchmarks.train_step` compares: each engine builds the same GPT and answers with a function that takes a step.
+"""What `benchmarks.train_step` compares: each engine builds the same GPT and returns a function that takes a step.
 
-The weights are those of nanograd's DecoderLM, seed 0, made in every process; PyTorch's twin copies them.
+The weights are those of nanograd's DecoderLM, seed 0, made in every process; the other libraries' twins copy them.
 """
 
-import contextlib
-import signal
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from importlib.metadata import version
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import Answer, is_installed
 from nanograd import terminal
 from nanograd.models import DecoderLM, DecoderLMConfig
 
 Step = Callable[[np.ndarray, np.ndarray], float]  # ids, targets (B, T) → loss
+OURS = {"float32": "nanograd", "bf16": "nanograd-bf16"}
+PEERS = ("torch", "torch-bf16", "torch-compile", "torch-compile-bf16", "jax", "tinygrad")
 LR, BETAS, WEIGHT_DECAY = 3e-4, (0.9, 0.95), 0.1
 BATCHES = 4  # that come round again: the losses fall, so a wrong update shows in them
 
@@ -99,24 +101,66 @@ def torch_step(config: DecoderLMConfig, *, compiled: bool, bf16: bool, threads: 
 
 
 def make_step(engine: str, config: DecoderLMConfig, threads: int) -> Step:
-    """engine: nanograd or torch, then -compile and -bf16 as wanted."""
+    """engine: nanograd, torch, jax or tinygrad, then -compile and -bf16 as wanted."""
     name, *options = engine.split("-")
     bf16 = "bf16" in options
     if name == "nanograd":
         return nanograd_step(config, precision="bf16" if bf16 else "float32")
-    return torch_step(config, compiled="compile" in options, bf16=bf16, threads=threads)
+    if name == "torch":
+        return torch_step(config, compiled="compile" in options, bf16=bf16, threads=threads)
+    weights, settings = DecoderLM(config, seed=0).state_dict(), {"lr": LR, "betas": BETAS, "decay": WEIGHT_DECAY}
+    if name == "jax":
+        from benchmarks.jax_engine import jax_step
+
+        return jax_step(config, weights, **settings)
+    from benchmarks.tinygrad_engine import tinygrad_step
+
+    return tinygrad_step(config, weights, **settings)
 
 
-def serve(engine: str, shape: str, threads: int, connection: Connection) -> None:
-    """An engine's process: for each number it receives, it takes that many steps and answers (ms, losses, peak MB)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
+def prepare(engine: str, shape: str, threads: int) -> Answer:
+    """An engine's process: for a number it takes that many steps and answers (ms, losses, peak MB)."""
     take_step, taken = make_step(engine, SHAPES[shape][0], threads), 0
-    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody asks any more
-        while True:
-            batches = [batch(shape, taken + i) for i in range(connection.recv())]
-            ms, losses = zip(*(timed(take_step, *arrays) for arrays in batches), strict=True)
-            taken += len(batches)
-            connection.send((list(ms), list(losses), peak_mb()))
+
+    def answer(question: Any) -> Any:
+        nonlocal taken
+        if question == "product peak":
+            from nanograd.kernels.cpu.peak import product_peak
+
+            return product_peak()
+        batches = [batch(shape, taken + i) for i in range(question)]
+        ms, losses = zip(*(timed(take_step, *arrays) for arrays in batches), strict=True)
+        taken += len(batches)
+        return list(ms), list(losses), peak_mb()
+
+    return answer
+
+
+def why_not(engine: str) -> str | None:
+    """What an engine needs and this machine lacks; None if it can run."""
+    name = engine.split("-")[0]
+    if not is_installed(name):
+        return "it is not installed (pip install 'nanograd[peers]')"
+    if name == "tinygrad" and which("clang") is None:
+        return "it compiles with clang, which is not installed"
+    return None
+
+
+def version_of(engine: str) -> str:
+    """As its package says."""
+    return version(engine.split("-")[0])
+
+
+def arithmetic(shape: str) -> float:
+    """GFLOP of a step's products: what a formula must multiply and add, not what an engine computes twice.
+
+    6 for each weight of a matrix and each token: 2 forward, 4 backward. Position and token vectors are looked up, but
+    the tied output layer is a matrix. Attention: two products forward and four backward of T² C, half of it masked.
+    """
+    c, B = SHAPES[shape]
+    matrices = c.n_layers * (4 * c.d_model**2 + 2 * c.d_model * c.hidden_width) + c.vocab_size * c.d_model
+    attention = c.n_layers * 6 * c.context_length * c.d_model
+    return 1e-9 * B * c.context_length * (6 * matrices + attention)
 
 
 def timed(take_step: Step, ids: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
