@@ -76,25 +76,26 @@ def longest_matches(data: bytes, lookup: HashLookup) -> list[int]:
 
 
 def apply_merges(symbols: list[int], ranks: Ranks) -> list[int]:
-    """Join the leftmost pair of lowest rank, and again, until no pair has a rank.
+    """Join the pair of lowest rank, the leftmost of equals, and again, until no pair has a rank.
 
     Looking through all pairs each time would be O(n²). Here a heap of (rank, place) finds the next one and a linked
     list keeps the symbols that are still there: O(n log n), so that a megabyte without a space is no trouble.
     """
     symbols, n = list(symbols), len(symbols)
     after, before = [*range(1, n), -1], [*range(-1, n - 1)]
-    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
+    heap = [(ranks[pair][0], i) for i, pair in enumerate(pairwise(symbols)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
-        found, i = heapq.heappop(heap)
+        rank, i = heapq.heappop(heap)
         j = after[i]
-        if j < 0 or ranks.get((symbols[i], symbols[j])) != found:
+        found = ranks.get((symbols[i], symbols[j])) if j >= 0 else None
+        if found is None or found[0] != rank:
             continue  # a neighbouring merge came first
         symbols[i], symbols[j] = found[1], -1
         after[i] = k = after[j]
         if k >= 0:
             before[k] = i
         for left, right in ((before[i], i), (i, k)):
-            if left >= 0 and right >= 0 and (rank := ranks.get((symbols[left], symbols[right]))):
-                heapq.heappush(heap, (rank, left))
+            if left >= 0 and right >= 0 and (found := ranks.get((symbols[left], symbols[right]))):
+                heapq.heappush(heap, (found[0], left))
     return [symbol for symbol in symbols if symbol >= 0]
