@@ -13,12 +13,14 @@ hugging_face   tokenizer.json, with json_files.py to read carefully; hugging_fac
 tokenizer      Tokenizer, one door for all of it
 gpt2_files     vocab.json and merges.txt; word_list.py reads vocabularies without merges
 tiktoken_files rank files
+sentencepiece  Llama's way, with sentencepiece_files.py to read its models
 inspection     how a text is cut, where a token comes from
 """
 
 from pre_process.tokenizer.decoder import StreamDecoder
 from pre_process.tokenizer.gpt2_files import read_gpt2_files, write_gpt2_files
 from pre_process.tokenizer.pre_tokenize import NaivePreTokenizer
+from pre_process.tokenizer.sentencepiece import SentencePieceTokenizer, read_sentencepiece
 from pre_process.tokenizer.tiktoken_files import read_tiktoken, write_tiktoken
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
@@ -26,10 +28,12 @@ from pre_process.tokenizer.word_list import read_word_list
 
 __all__ = [
     "NaivePreTokenizer",
+    "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "TokenizerError",
     "read_gpt2_files",
+    "read_sentencepiece",
     "read_tiktoken",
     "read_word_list",
     "write_gpt2_files",

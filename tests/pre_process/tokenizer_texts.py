@@ -64,7 +64,7 @@ def tiny(pattern: str = "gpt2") -> Tokenizer:
 
 @functools.cache
 def nasty_strings(n: int) -> list[str]:
-    """`n` strings for comparing with other libraries: real text in odd lengths, and characters of all kinds among it."""
+    """`n` strings to compare with other libraries: real text in odd lengths with characters of all kinds among it."""
     rng, text = random.Random(n), " ".join(documents("news")[200:260])
     return [*NASTY[:n], *(_nasty(rng, text) for _ in range(n - len(NASTY)))]
 
@@ -80,10 +80,11 @@ def _nasty(rng: random.Random, text: str) -> str:
 
 ALPHABETS = (
     "aaaaab '", " \t\n\r\v\f\x1c\x85\xa0\u2003\u3000", "0123456789٣²½Ⅷ", "'sStTrReEvVmMlLdDſ ", "<|>[]endoftextPAD_ ",
-    "éèñüßøçÅΣςσИй", "中文字日本語かなカナ한국", "😀👩\u200d🚀🏳️\u200d🌈", "e\u0301a\u0308\u0327\u200b\u200d\ufeff", "\x00\x01\x7f\x80\ufffd▁Ġ",
-    "!?.,;:-_()\"#$%&*+/=@[]{}~^`\\", "ﬁＡ①㎏ſ℡", "אבגדابتשלום", "กขคงจहिन्दी",
+    "éèñüßøçÅΣςσИй", "中文字日本語かなカナ한국", "😀👩\u200d🚀🏳️\u200d🌈", "e\u0301a\u0308\u0327\u200b\u200d\ufeff",
+    "\x00\x01\x7f\x80\ufffd▁Ġ", "!?.,;:-_()\"#$%&*+/=@[]{}~^`\\", "ﬁＡ①㎏ſ℡", "אבגדابتשלום", "กขคงจहिन्दी",
 )  # fmt: skip
 NASTY = (
-    "", " ", "  ", "a", " a", "a ", "\n", "\r\n", " \n \n  x", "I'm you'll HE'S 'tis ''s", "1234567 12 1", "x" * 300, " " * 300, "\n" * 200,
-    "ab" * 150, "<|endoftext|>", "[UNK][PAD]", "\u2581\u2581a", "\x00", "\U0010ffff", "e\u0301", "😀" * 20, "don't—stop…", "\ufeffx",
+    "", " ", "  ", "a", " a", "a ", "\n", "\r\n", " \n \n  x", "I'm you'll HE'S 'tis ''s", "1234567 12 1", "x" * 300,
+    " " * 300, "\n" * 200, "ab" * 150, "<|endoftext|>", "[UNK][PAD]", "\u2581\u2581a", "\x00", "\U0010ffff", "e\u0301",
+    "😀" * 20, "don't—stop…", "\ufeffx",
 )  # fmt: skip
