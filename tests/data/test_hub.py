@@ -97,6 +97,7 @@ def test_a_login_page_is_no_file(server: Hub, tmp_path: Path) -> None:
 def test_what_is_not_there_says_so(server: Hub) -> None:
     with pytest.raises(DownloadError, match="not found"):
         fetch(FILE._replace(path="other.bin"))
+    assert len(server.requests) == 1, "what isn't there won't come by asking again"
 
 
 def test_offline_opens_no_socket(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
