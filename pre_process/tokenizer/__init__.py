@@ -14,6 +14,7 @@ tokenizer      Tokenizer, one door for all of it
 gpt2_files     vocab.json and merges.txt; word_list.py reads vocabularies without merges
 tiktoken_files rank files
 sentencepiece  Llama's way, with sentencepiece_files.py to read its models
+word_level     one token for each word
 inspection     how a text is cut, where a token comes from
 """
 
@@ -24,6 +25,7 @@ from pre_process.tokenizer.sentencepiece import SentencePieceTokenizer, read_sen
 from pre_process.tokenizer.tiktoken_files import read_tiktoken, write_tiktoken
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
+from pre_process.tokenizer.word_level import WordLevelTokenizer
 from pre_process.tokenizer.word_list import read_word_list
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "TokenizerError",
+    "WordLevelTokenizer",
     "read_gpt2_files",
     "read_sentencepiece",
     "read_tiktoken",

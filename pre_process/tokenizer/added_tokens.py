@@ -5,11 +5,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 from pre_process.tokenizer.vocabulary import PLAIN_SPECIAL, AddedToken, TokenizerError
+from pre_process.tokenizer.word_characters import word_class
 
 # Unicode's White_Space; str.isspace() would add U+001C … U+001F.
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-
-WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]"  # \w of Unicode's UTS 18, for the regex package
 
 
 def allowed_specials(specials: Mapping[str, int], allowed: Collection[str] | Literal["all"]) -> Mapping[str, int]:
@@ -53,6 +52,5 @@ def _cut(text: str, wanted: Mapping[str, int], added: Mapping[str, AddedToken]) 
 
 def _inside_a_word(text: str, start: int, end: int) -> bool:
     """True if a word character stands right before `start` or at `end`."""
-    import regex
-
-    return any(regex.match(WORD, text[i : i + 1]) for i in (start - 1, end) if i >= 0)
+    is_word = re.compile(f"[{word_class()}]").match
+    return any(is_word(text[i : i + 1]) for i in (start - 1, end) if i >= 0)
