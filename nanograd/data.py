@@ -1,23 +1,18 @@
 """Floor 5. Memory-mapped token files → batches. The one place where targets are shifted by one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from nanograd import random
+from pre_process.token_shards import Tokens
+from pre_process.token_shards import open_tokens as open_tokens
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T) int64; targets[b, t] follows inputs[b, t]
 
 
 class DataError(ValueError):
     """Too few tokens for what was asked: one line that says how many there are and what to do."""
-
-
-def open_tokens(folder: Path, split: str) -> np.ndarray:
-    """The ids of 'train' or 'val', (n,) uint16 or uint32, on disk until they are read."""
-    ids: np.ndarray = np.load(folder / f"{split}.npy", mmap_mode="r")
-    return ids
 
 
 class TrainingBatches:
@@ -27,7 +22,7 @@ class TrainingBatches:
     Source of the scheme: sampling without replacement, as in Shamir, NeurIPS 2016; each token counts once an epoch.
     """
 
-    def __init__(self, ids: np.ndarray, *, batch_size: int, context_length: int, seed: int) -> None:
+    def __init__(self, ids: Tokens | np.ndarray, *, batch_size: int, context_length: int, seed: int) -> None:
         self.ids, self.batch_size, self.context_length, self.seed = ids, batch_size, context_length, seed
         self.windows = (len(ids) - 1) // context_length - 1  # one is spent on the random phase
         if self.windows < 1:
@@ -53,7 +48,7 @@ class TrainingBatches:
 
 
 def validation_batches(
-    ids: np.ndarray, *, batch_size: int, context_length: int, max_tokens: int = 0
+    ids: Tokens | np.ndarray, *, batch_size: int, context_length: int, max_tokens: int = 0
 ) -> Iterator[Batch]:
     """Windows side by side from the start, always the same; at most `max_tokens` targets (0: all).
 
@@ -72,6 +67,6 @@ def validation_batches(
         yield _windows(ids, starts, context_length)
 
 
-def _windows(ids: np.ndarray, starts: np.ndarray, context_length: int) -> Batch:
+def _windows(ids: Tokens | np.ndarray, starts: np.ndarray, context_length: int) -> Batch:
     pieces = ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
     return pieces[:, :-1], pieces[:, 1:]

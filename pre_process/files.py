@@ -62,8 +62,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         with naming_file(path):
             yield temporary
         temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
-            _sync_path(file)
+        sync_tree(temporary)
         _rename_unless_there(temporary, path)
         _sync_folder(path.parent)
     finally:
@@ -76,6 +75,12 @@ def _rename_unless_there(temporary: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():
             raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until all that is in a folder has reached the disk."""
+    for file in folder.rglob("*"):
+        _sync_path(file)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,64 +1,55 @@
-"""Token ids on disk: train.npy and val.npy, memory-mapped when read, with a manifest that says what they are."""
+"""Documents → a folder of token files: on all cores, in shards, continued where a killed run stopped.
 
-import hashlib
-from array import array
+Documents are taken in batches of some megabytes, encoded together, and appended to one training and one validation
+shard; a full pair of shards is closed, and then a note says how many documents they took. A run that finds such a note
+goes on behind it. Which document lies in which shard depends on the documents alone: so do the bytes of every shard.
+"""
+
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from pre_process.arrays import ArrayFileError, open_array
-from pre_process.files import new_folder, sha256_file, write_atomic
+from pre_process.files import naming_file, sha256_file, sync_tree, write_atomic
+from pre_process.token_shards import (
+    FORMAT_VERSION,
+    SPLITS,
+    Manifest,
+    Shard,
+    ShardPair,
+    Split,
+    TokenFileError,
+    read_manifest,
+    shard_path,
+)
+from pre_process.token_splits import Documents, SplitPlan, plan_split, utf8
 
 if TYPE_CHECKING:
     from pre_process.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
-_IDS_PER_CHECK = 1 << 22
-Documents = Callable[[], Iterator[str]]
+SHARD_TOKENS = 1 << 26  # of training, then a new pair of shards begins: 128 MiB of 16-bit ids
+BATCH_BYTES = 1 << 23  # of text that is encoded together
+
+Progress = Callable[[int, int], None]
 
 
-class TokenFileError(ValueError):
-    """Token files that can't be written or used; the message is one line."""
+class State(msgspec.Struct):
+    """The note in a folder that is being written: what made it, and how far it has come."""
 
+    made_by: list[Any]
+    plan: SplitPlan
+    documents: int = 0  # that lie in the closed shards
+    bytes: int = 0
+    closed: dict[str, list[Shard]] = msgspec.field(default_factory=lambda: {name: [] for name in SPLITS})
 
-class SplitCounts(msgspec.Struct, frozen=True):
-    """What one .npy file holds: documents (or parts of them), ids with end-of-text, UTF-8 bytes of the text."""
-
-    documents: int
-    tokens: int
-    bytes: int
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """manifest.json of a token folder."""
-
-    format_version: int
-    source: str
-    source_sha256: str
-    tokenizer_sha256: str
-    vocab_size: int
-    dtype: Literal["uint16", "uint32"]
-    split_by: Literal["documents", "tails"]
-    splits: dict[str, SplitCounts]
-
-
-class _Split(msgspec.Struct, frozen=True):
-    """Which text goes to validation: whole documents with a low key or, where those are too big, every text's tail."""
-
-    by: Literal["documents", "tails"]
-    last_val_key: int
-    val_fraction: float
-    total_bytes: int
-
-    def parts(self, text: str) -> tuple[str, str]:
-        """(what to train on, what to validate on); one of them may be empty."""
-        if self.by == "tails":
-            cut = _cut(text, self.val_fraction)
-            return text[:cut], text[cut:]
-        return ("", text) if _key(text) <= self.last_val_key else (text, "")
+    def next_numbers(self) -> dict[str, int]:
+        """Of the shards to write now."""
+        return {name: len(shards) for name, shards in self.closed.items()}
 
 
 def write_tokens(
@@ -69,170 +60,163 @@ def write_tokens(
     source: str,
     source_sha256: str,
     val_fraction: float = 0.05,
-    progress: Callable[[int, int], None] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Progress | None = None,
 ) -> Manifest:
-    """Encode all documents into folder/train.npy and folder/val.npy (1-D), an end-of-text id after each document.
+    """Encode all documents into shards of ids (n,), an end-of-text id after each document.
 
-    documents() is called twice: once to plan the split, once to encode; memory holds one document at a time and 16
-    bytes for each. progress gets (bytes encoded, bytes in all). The folder appears complete or not at all, with
-    manifest.json and tokenizer.json in it; one that is there already is kept, checked and described instead.
-    Raises ValueError (val_fraction outside (0, 1)), TokenFileError (too little text), OSError.
+    documents() is called twice: once to plan the split (nothing is encoded), once to encode. Memory holds some batches
+    and 16 bytes for each document. progress gets (bytes encoded, bytes in all). The folder appears complete or not at
+    all; one that is there already is kept, checked and described instead. Until then the closed shards are in a hidden
+    folder beside it, and the next call with the same source, tokenizer and settings continues them. A second process
+    waits for the first. Raises ValueError (val_fraction outside (0, 1)), TokenFileError (too little text), OSError.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction must lie between 0 and 1, not {val_fraction}")
-    split = _plan(documents, val_fraction)
-    with new_folder(Path(folder)) as new:
-        dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            source=source,
-            source_sha256=source_sha256,
-            tokenizer_sha256=tokenizer.sha256,
-            vocab_size=tokenizer.vocab_size,
-            dtype=dtype,
-            split_by=split.by,
-            splits=_encode(new, documents(), tokenizer, split, np.dtype(dtype), progress),
-        )
-        tokenizer.save(new)
-        write_atomic(new / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+    import filelock
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.partial"
+    with filelock.FileLock(f"{partial}.lock") as lock, naming_file(folder):
+        try:
+            if not folder.is_dir():
+                made_by = [FORMAT_VERSION, source_sha256, tokenizer.sha256, val_fraction, shard_tokens]
+                manifest = _write(partial, documents, tokenizer, made_by, source, progress)
+                _finish(partial, manifest, tokenizer)
+                partial.rename(folder)
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
     return read_manifest(folder)
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a token folder, after checking that the folder is what it says.
+def _finish(partial: Path, manifest: Manifest, tokenizer: "Tokenizer") -> None:
+    tokenizer.save(partial)
+    write_atomic(partial / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+    _state_path(partial).unlink()
+    sync_tree(partial)
 
-    Checked: version, both arrays (present, whole, dtype, length), every id below vocab_size (in chunks; 12 GB/s from
-    memory), the tokenizer's hash. Raises TokenFileError with the first thing that is wrong.
-    """
-    folder = Path(folder)
-    manifest = _decode_manifest(folder / "manifest.json")
-    for name, counts in manifest.splits.items():
-        _check_array(folder / f"{name}.npy", manifest, counts)
-    tokenizer_path = folder / "tokenizer.json"
-    if not tokenizer_path.is_file():
-        raise TokenFileError(f"{tokenizer_path} is missing; delete the folder and prepare it again")
-    if (found := sha256_file(tokenizer_path)) != manifest.tokenizer_sha256:
-        wanted = manifest.tokenizer_sha256
-        raise TokenFileError(
-            f"{tokenizer_path} isn't the tokenizer of these ids (sha256 {found[:12]}…, not {wanted[:12]}…)"
+
+def _write(
+    partial: Path,
+    documents: Documents,
+    tokenizer: "Tokenizer",
+    made_by: list[Any],
+    source: str,
+    progress: Progress | None,
+) -> Manifest:
+    """All shards, in `partial`. What an error leaves there is what a later call can continue, or nothing."""
+    state = _resume(partial, made_by)
+    try:
+        if state is None:
+            state = State(made_by, plan_split(documents, made_by[3]))
+            partial.mkdir()
+            _save(partial, state)
+        dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        _encode(partial, documents(), tokenizer, dtype, state, progress)
+    except BaseException as error:
+        if state is None or not state.documents or isinstance(error, TokenFileError):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        source=source,
+        source_sha256=made_by[1],
+        tokenizer_sha256=made_by[2],
+        vocab_size=tokenizer.vocab_size,
+        dtype="uint16" if dtype.itemsize == 2 else "uint32",
+        split_by=state.plan.by,
+        splits={name: Split(shards) for name, shards in state.closed.items()},
+    )
+
+
+def _state_path(partial: Path) -> Path:
+    return partial / "state.json"
+
+
+def _save(partial: Path, state: State) -> None:
+    write_atomic(_state_path(partial), msgspec.json.encode(state))
+
+
+def _resume(partial: Path, made_by: list[Any]) -> State | None:
+    """The state to go on from; None, and no folder, if there is none or it was made by something else or is damaged."""
+    try:
+        state = msgspec.json.decode(_state_path(partial).read_bytes(), type=State)
+        whole = all(
+            sha256_file(shard_path(partial, name, number)) == shard.sha256
+            for name, shards in state.closed.items()
+            for number, shard in enumerate(shards)
         )
-    return manifest
-
-
-def _plan(documents: Documents, val_fraction: float) -> _Split:
-    """Lowest keys first until validation holds the share nearest to val_fraction.
-
-    A key depends on the text alone: when others come or go, a document keeps its side (but for a few at the limit),
-    and copies are never on both sides.
-    """
-    keys, sizes = array("Q"), array("Q")
-    for text in documents():
-        keys.append(_key(text))
-        sizes.append(_size(text))
-    total = sum(sizes)
-    if total == 0:
-        raise TokenFileError("there is no text to encode")
-    distinct, position = np.unique(np.array(keys, np.uint64), return_inverse=True)
-    shares = np.cumsum(np.bincount(position, weights=np.array(sizes, np.float64))) / total
-    if len(distinct) > 1:
-        last = int(np.abs(shares[:-1] - val_fraction).argmin())
-        if shares[last] <= 2 * val_fraction:
-            return _Split("documents", int(distinct[last]), val_fraction, total)
-    return _Split("tails", 0, val_fraction, total)
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8])
-
-
-def _size(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))
-
-
-def _cut(text: str, val_fraction: float) -> int:
-    """Where the tail begins: after the last paragraph, line or word that ends shortly before its share of the text."""
-    target = round(len(text) * (1 - val_fraction))
-    reach = (len(text) - target) // 2
-    for boundary in ("\n\n", "\n", " "):
-        if (found := text.rfind(boundary, target - reach, target)) > 0:
-            return found + len(boundary)
-    return target
-
-
-class _ArrayWriter:
-    """A 1-D .npy file that grows: NumPy leaves room in the header for the length, which is known last."""
-
-    def __init__(self, file: BinaryIO, dtype: np.dtype[np.unsignedinteger]) -> None:
-        self.file, self.dtype = file, dtype
-        self.documents = self.tokens = self.bytes = 0
-        self._write_header()
-
-    def add(self, text: str, ids: np.ndarray, end_of_text_id: int) -> None:
-        np.append(ids, end_of_text_id).astype(self.dtype).tofile(self.file)
-        self.documents += 1
-        self.tokens += len(ids) + 1
-        self.bytes += _size(text)
-
-    def finish(self) -> SplitCounts:
-        self.file.seek(0)
-        self._write_header()
-        return SplitCounts(self.documents, self.tokens, self.bytes)
-
-    def _write_header(self) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.tokens,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+    except (OSError, msgspec.DecodeError):
+        whole = False
+    if whole and state.made_by == made_by:
+        return state
+    if partial.exists():
+        shutil.rmtree(partial)
+    return None
 
 
 def _encode(
-    folder: Path,
+    partial: Path,
     documents: Iterator[str],
     tokenizer: "Tokenizer",
-    split: _Split,
-    dtype: np.dtype[np.unsignedinteger],
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, SplitCounts]:
-    with (folder / "train.npy").open("wb") as train_file, (folder / "val.npy").open("wb") as val_file:
-        writers = {"train": _ArrayWriter(train_file, dtype), "val": _ArrayWriter(val_file, dtype)}
-        done = 0
-        for text in documents:
-            for writer, part in zip(writers.values(), split.parts(text), strict=True):
-                if part:
-                    writer.add(part, tokenizer.encode(part), tokenizer.end_of_text_id)
-            done += _size(text)
+    dtype: np.dtype[Any],
+    state: State,
+    progress: Progress | None,
+) -> None:
+    """Fill shards from where `state` stands; it is saved whenever a pair is closed."""
+    pair = ShardPair(partial, state.next_numbers(), dtype)
+    try:
+        for batch in _read_ahead(_batches(islice(documents, state.documents, None))):
+            _add(pair, batch, state.plan, tokenizer)
             if progress:
-                progress(done, split.total_bytes)
-        counts = {name: writer.finish() for name, writer in writers.items()}
-    for name, count in counts.items():
-        if count.documents == 0:
-            raise TokenFileError(f"the text is too short to split: nothing is left for {name} ({done} bytes in all)")
-    return counts
+                progress(state.bytes + pair.bytes, state.plan.total_bytes)
+            if pair.tokens["train"] >= state.made_by[4]:
+                _close(pair, partial, state)
+                pair = ShardPair(partial, state.next_numbers(), dtype)
+        if pair.documents:
+            _close(pair, partial, state)
+    finally:
+        pair.discard()
+    for name in SPLITS:
+        if not state.closed[name]:
+            total = state.plan.total_bytes
+            raise TokenFileError(f"the text is too short to split: nothing is left for {name} ({total} bytes in all)")
 
 
-def _decode_manifest(path: Path) -> Manifest:
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        raise TokenFileError(f"{path} is missing: {path.parent} isn't a folder of token files") from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise TokenFileError(f"{path} can't be read: {error}") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise TokenFileError(
-            f"{path} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}"
-        )
-    if sorted(manifest.splits) != ["train", "val"]:
-        raise TokenFileError(f"{path} must describe train and val, not {', '.join(manifest.splits) or 'nothing'}")
-    return manifest
+def _add(pair: ShardPair, texts: list[str], plan: SplitPlan, tokenizer: "Tokenizer") -> None:
+    """Encode a batch of documents and append each to its side."""
+    both = [plan.parts(text) for text in texts]
+    for i, name in enumerate(SPLITS):
+        if parts := [sides[i] for sides in both if sides[i]]:
+            rows = [np.append(tokenizer.encode(part), tokenizer.end_of_text_id) for part in parts]
+            pair.add(name, np.concatenate(rows), len(parts), sum(len(utf8(part)) for part in parts))
+    pair.documents += len(texts)
 
 
-def _check_array(path: Path, manifest: Manifest, counts: SplitCounts) -> None:
-    try:
-        ids = open_array(path)
-    except ArrayFileError as error:
-        raise TokenFileError(f"{error}; delete the folder and prepare it again") from None
-    if ids.dtype != np.dtype(manifest.dtype) or ids.shape != (counts.tokens,):
-        found, wanted = f"{ids.dtype} of shape {ids.shape}", f"{manifest.dtype} of shape ({counts.tokens},)"
-        raise TokenFileError(f"{path} holds {found}, its manifest says {wanted}")
-    for start in range(0, len(ids), _IDS_PER_CHECK):
-        largest = int(ids[start : start + _IDS_PER_CHECK].max())
-        if largest >= manifest.vocab_size:
-            raise TokenFileError(f"{path} holds id {largest}, but the vocabulary has {manifest.vocab_size} tokens")
+def _close(pair: ShardPair, partial: Path, state: State) -> None:
+    for name, shard in pair.close().items():
+        state.closed[name].append(shard)
+    state.documents += pair.documents
+    state.bytes += pair.bytes
+    _save(partial, state)
+
+
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+    """Lists of documents, BATCH_BYTES long each but for what the last one adds."""
+    batch, size = list[str](), 0
+    for text in documents:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read_ahead(batches: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The same batches, each read while the one before is encoded."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch

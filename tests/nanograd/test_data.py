@@ -64,7 +64,7 @@ def test_too_few_tokens_is_said_with_numbers():
 
 
 def test_tokens_are_read_from_disk_as_they_are(tmp_path):
-    np.save(tmp_path / "train.npy", np.array([7, 8, 9], np.uint16))
+    np.save(tmp_path / "train-00000.npy", np.array([7, 8, 9], np.uint16))
     ids = open_tokens(tmp_path, "train")
     assert isinstance(ids, np.memmap)
     assert ids.tolist() == [7, 8, 9]

@@ -123,8 +123,8 @@ def test_without_out_runs_are_numbered(flags, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "keep"),
     [
-        ("train.npy", -1),
-        ("val.npy", 0),
+        ("train-00000.npy", -1),
+        ("val-00000.npy", 0),
         ("manifest.json", -1),
         ("tokenizer.json", 9),
         ("word2vec", 0),
@@ -146,9 +146,9 @@ def test_a_damaged_cache_is_made_again(corpus, tmp_path, capsys, name, keep):
 def test_a_damaged_token_folder_of_the_user_is_refused_and_kept(flags, finished, tmp_path, capsys):
     folder = tmp_path / "tokens"
     shutil.copytree(token_folder(from_command_line(PRESETS, flags, prog="train", about="")), folder)
-    (folder / "val.npy").write_bytes(b"")
-    fails(train.main, [*flags, "--data", str(folder), "--out", str(tmp_path / "run")], "val.npy is damaged", capsys)
-    assert (folder / "train.npy").exists()
+    (folder / "val-00000.npy").write_bytes(b"")
+    fails(train.main, [*flags, "--data", str(folder), "--out", str(tmp_path / "run")], "val-00000.npy is damaged", capsys)
+    assert (folder / "train-00000.npy").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_found_out_before_the_work(flags, tmp_path, capsys):
