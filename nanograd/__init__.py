@@ -7,8 +7,8 @@
 Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py` and `train.py`.
 """
 
-from nanograd import nn, ops
+from nanograd import nn, ops, profile
 from nanograd.nn import Module, Parameter
 from nanograd.tensor import Tensor, no_grad
 
-__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops"]
+__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops", "profile"]

@@ -11,6 +11,7 @@ import difflib
 import io
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,19 @@ class ConfigError(ValueError):
 
 
 def from_command_line(
-    presets: Mapping[str, Settings], argv: Sequence[str] | None, *, prog: str, about: str
+    presets: Mapping[str, Settings],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    about: str,
+    bare: Mapping[str, str] | None = None,
 ) -> Settings:
     """Resolve settings from `--preset`, `--config` and one flag for each field. The first preset is the default.
 
+    bare  flags that may stand without a value, and the value that they then have
     Raises ConfigError.
     """
+    argv = _with_values(sys.argv[1:] if argv is None else argv, bare or {})
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", nargs="?")
     early.add_argument("--config", nargs="?")
@@ -108,6 +116,13 @@ def _convert(values: dict[str, Any], kind: type[Settings]) -> Settings:
         given = dict(_leaves(values)).get(path)
         got = f", got {given}" if isinstance(given, int | float) and ", got" not in reason else ""
         raise ConfigError(f"{_flag(path)}: {reason}{got}" if path else reason) from None
+
+
+def _with_values(argv: Sequence[str], bare: Mapping[str, str]) -> list[str]:
+    """Every flag of `bare` that stands at the end or before another flag gets its value."""
+    following = [*argv[1:], "--"]
+    pairs = zip(argv, following, strict=False)
+    return [f"{a}={bare[a]}" if a in bare and b.startswith("--") else a for a, b in pairs]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

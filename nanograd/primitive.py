@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nanograd import backend
+from nanograd import backend, watch
 from nanograd.backend import Array, ArrayModule, describe
 from nanograd.tensor import Node, Rule, Tensor, is_recording
 
@@ -45,7 +45,7 @@ class Primitive:
         """Register a faster pair for arrays of module `xp`. Its forward answers NotImplemented for what it can't do.
 
         accumulates  the backward takes `into`, for each array input a gradient array to add to, or None, and answers
-                     ADDED for each one that it has added its share to
+                     ADDED for each one that it has added its share to. The array is a leaf's, or waits to be complete
         """
         self.twins.setdefault(xp, []).append(Rule(forward, backward, accumulates))
 
@@ -56,7 +56,10 @@ class Primitive:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         xp, dtype = self._common_ground(arrays)
         try:
-            y, saved, rule = self._fastest(xp, arrays, settings)
+            if watch.watcher is None:
+                y, saved, rule = self.fastest(xp, arrays, settings)
+            else:
+                y, saved, rule = watch.watcher.operation(self, xp, arrays, settings)
         except (ValueError, IndexError, TypeError) as error:
             kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
             raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
@@ -70,7 +73,8 @@ class Primitive:
                     out.node = Node(out.data, rule, parents, saved, settings)
         return out
 
-    def _fastest(self, xp: ArrayModule, arrays: list[Any], settings: dict[str, Any]) -> tuple[Array, Any, Rule]:
+    def fastest(self, xp: ArrayModule, arrays: list[Any], settings: dict[str, Any]) -> tuple[Array, Any, Rule]:
+        """y, what backward needs, and the pair that made them: the first twin that takes the arrays, or the formula."""
         if self.twins and backend.kernels_enabled():
             for rule in self.twins.get(xp, ()):
                 answer = rule.forward(xp, *arrays, **settings)

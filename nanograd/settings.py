@@ -92,6 +92,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """how a sample begins"""
     sample_tokens: CountOrZero = 60
     """length of a sample"""
+    profile: str | None = None
+    """say where time and memory of steps 3 to 12 went; with a file name, write their timeline (Perfetto) there too"""
     dry_run: bool = False
     """print settings, parameters, tokens and memory, then stop"""
     text: TextConfig = TextConfig()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nanograd import backend
+from nanograd import backend, watch
 from nanograd.backend import Array, describe
 
 _recording = ContextVar("recording", default=True)
@@ -28,6 +28,16 @@ _order = itertools.count()
 def no_grad() -> Iterator[None]:
     """Inside this block (or decorated function) operations are computed but not remembered."""
     token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextlib.contextmanager
+def enable_grad() -> Iterator[None]:
+    """Inside this block (or decorated function) operations are remembered, even within a `no_grad`."""
+    token = _recording.set(True)
     try:
         yield
     finally:
@@ -48,6 +58,7 @@ class Rule(NamedTuple):
 
 
 ADDED = object()  # a backward's answer for an input whose gradient it has already added to
+PASSED_ON = object()  # its answer where the gradient is dy itself, if no other answer holds a part of dy
 
 
 class Node:
@@ -69,10 +80,10 @@ class Node:
         self.owned = self.walked = False
         self.leaf: weakref.ref[Tensor] | None = None  # the tensor whose .grad keeps this node's gradient
 
-    def receive(self, dy: Array) -> None:
-        """Add a gradient. The first may be shared with other nodes, so it is never written to."""
+    def receive(self, dy: Array, owned: bool = False) -> None:
+        """Add a gradient. The first is never written to, unless it is ours: it may be shared with other nodes."""
         if self.grad is None:
-            self.grad, self.owned = dy, False
+            self.grad, self.owned = dy, owned
         elif self.owned:
             self.grad += dy
         else:
@@ -92,7 +103,11 @@ class Node:
         dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **extra, **self.settings)  # type: ignore[misc]
         parents, self.parents, self.saved, self.walked = self.parents, (), (), True
         for parent, dx in zip(parents, dxs if type(dxs) is tuple else (dxs,), strict=True):
-            if parent is not None and dx is not None and dx is not ADDED:
+            if parent is None or dx is None or dx is ADDED:
+                continue
+            if dx is PASSED_ON:
+                parent.receive(dy, self.owned and self.leaf is None)
+            else:
                 parent.receive(_unbroadcast(dx, parent.shape))
 
 
@@ -168,8 +183,9 @@ class Tensor:
         dy, nodes = self._first_gradient(dy), _oldest_first(self.node)
         self.node.receive(dy)
         try:
-            while nodes:
-                nodes.pop().step_back()
+            with watch.part("backward"):
+                while nodes:
+                    nodes.pop().step_back()
         finally:  # if a rule failed, no half-made gradient may wait in a leaf for the next walk
             for node in nodes:
                 node.grad = None
@@ -246,10 +262,13 @@ def _oldest_first(root: Node) -> list[Node]:
 
 
 def _target(node: Node | None) -> Array | None:
-    """The gradient array of a leaf that has one already: a product may add to it instead of making another."""
-    if node is None or node.rule is not None or node.leaf is None or (tensor := node.leaf()) is None:
+    """A gradient that is there already, a leaf's or one that waits: a rule may add to it instead of making another."""
+    if node is None:
         return None
-    return tensor.grad
+    if node.rule is not None:
+        return node.grad if node.owned else None
+    tensor = None if node.leaf is None else node.leaf()
+    return None if tensor is None else tensor.grad
 
 
 def _accumulate(tensor: Tensor, dy: Array, owned: bool) -> None:

@@ -28,8 +28,10 @@ from nanograd.models import DecoderLM, count_parameters
 from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_scale, warmup_cosine
 from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, prepare, token_folder
+from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.settings import PRESETS, TrainConfig
 from nanograd.tensor import no_grad
+from nanograd.watch import part
 from pre_process.files import naming_file, write_atomic
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,10 @@ ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
-    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT)
+    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare={"--profile": ""})
     terminal.configure_logging()
     backend.check_device(config.device)
+    check_trace_path(config.profile)
     kernels.check_matmul_precision(config.matmul_precision, config.device)
     backend.keep_freed_memory()
     if config.dry_run:
@@ -103,7 +106,7 @@ class Run:
         """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
         self._write_settings()
         started, record, last = time.perf_counter(), {}, False
-        metrics_path = self.out / "metrics.jsonl"
+        metrics_path, profiled = self.out / "metrics.jsonl", FirstSteps(self.config.profile, self.config.steps)
         with (
             terminal.StopSignal() as stop,
             terminal.TrainingDisplay(self.config.steps) as display,
@@ -111,8 +114,10 @@ class Run:
             metrics_path.open("wb") as metrics,
         ):
             for step in range(1, self.config.steps + 1):
-                record = self.step(step)
+                with profiled.watching(step):
+                    record = self.step(step)
                 last = step == self.config.steps or bool(stop.exit_code)
+                profiled.finish(step, display.console, last=last)
                 if step % self.config.eval_every == 0 or last:
                     self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
                     record["unigram_loss"] = self.unigram_loss
@@ -128,7 +133,7 @@ class Run:
 
     def _write_settings(self) -> None:
         """Everything about the run that is known before its first step."""
-        settings = msgspec.structs.replace(self.config, config=None, out=None)  # a repeat gets a folder of its own
+        settings = msgspec.structs.replace(self.config, config=None, out=None, profile=None)  # a repeat gets a folder
         write_atomic(self.out / "config.toml", to_toml(settings).encode())
         save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
         log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
@@ -153,10 +158,12 @@ class Run:
         config, started = self.config, time.perf_counter()
         loss = 0.0
         for micro in range(config.accumulate):
-            inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
+            with part("data"):
+                inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
             loss += self.backward(inputs, targets) / config.accumulate
         try:
-            grad_norm, scale = clip_scale(self.parameters, config.optim.clip_norm or math.inf)
+            with part("gradient norm"):
+                grad_norm, scale = clip_scale(self.parameters, config.optim.clip_norm or math.inf)
         except NonFiniteGradientError:
             kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
             raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
@@ -167,7 +174,8 @@ class Run:
             total_steps=config.steps,
             min_ratio=config.optim.min_lr_ratio,
         )
-        self.optimizer.step(lr, scale=scale, zero_grad=True)
+        with part("optimizer"):
+            self.optimizer.step(lr, scale=scale, zero_grad=True)
         tokens = config.accumulate * config.batch_size * config.model.context_length
         seconds = time.perf_counter() - started
         return {
@@ -182,13 +190,15 @@ class Run:
     def backward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Add one micro-batch's share to the gradients; returns its loss."""
         device, optim = self.config.device, self.config.optim
-        loss = self.model.loss(
-            backend.to_device(inputs, device),
-            backend.to_device(targets, device),
-            label_smoothing=optim.label_smoothing,
-            z_loss=optim.z_loss,
-        )
-        (loss * (1 / self.config.accumulate)).backward()
+        with part("forward"):
+            loss = self.model.loss(
+                backend.to_device(inputs, device),
+                backend.to_device(targets, device),
+                label_smoothing=optim.label_smoothing,
+                z_loss=optim.z_loss,
+            )
+            share = loss * (1 / self.config.accumulate)
+        share.backward()
         return float(loss.item())
 
     def save(self, step: int) -> None:

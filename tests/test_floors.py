@@ -14,11 +14,25 @@ from nanograd.nn import Module
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"backend", "random"},
-    {"tensor", "primitive"},
+    {"tensor", "primitive", "watch"},
     {"ops"},
     {"kernels"},
     {"nn", "optim"},
-    {"models", "io", "data", "config", "settings", "testing", "memory", "prepare", "generate", "terminal"},
+    {
+        "models",
+        "io",
+        "data",
+        "config",
+        "settings",
+        "testing",
+        "memory",
+        "prepare",
+        "generate",
+        "terminal",
+        "profile",
+        "profile_report",
+        "flops",
+    },
     {"train", "sample", "plot", "warm_up"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
