@@ -1,17 +1,19 @@
-"""`python -m pre_process fit` trains tokenizer and word vectors, `… transform` shows and saves what texts become."""
+"""Commands: `fit` trains tokenizer and word vectors, `transform` shows what texts become, `tokens` encodes a corpus."""
 
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from pre_process.corpus import describe, documents
+from pre_process.corpus import describe, documents, fingerprint
+from pre_process.corpus.cleaning import clean, strip_gutenberg
 from pre_process.files import write_atomic
 from pre_process.pre_process import Batch, PreProcess
+from pre_process.token_files import write_tokens
 from pre_process.tokenizer import Tokenizer
 from pre_process.tokenizer.normalize import NormalizerName
 from pre_process.tokenizer.pre_tokenize import PatternName
@@ -62,6 +64,22 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument("--pad", choices=["left", "right"], default="left", help="side of the padding (left)")
     transform.add_argument("--npz", type=Path, metavar="FILE", help="save the arrays vectors, ids and mask here")
     transform.set_defaults(run=_transform)
+
+    tokens = commands.add_parser(
+        "tokens", help="encode a corpus into token files, for nanograd.train --data", formatter_class=defaults
+    )
+    tokens.add_argument("data", metavar="DATA", help=".txt, .md, .jsonl or folder; - is the embedded Wikipedia excerpt")
+    for name, text in (
+        ("--tokenizer", "that holds tokenizer.json"),
+        ("--out", "for the token files; one that was being written is continued"),
+    ):
+        tokens.add_argument(
+            name, required=True, type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=f"a folder {text}"
+        )
+    tokens.add_argument("--val-fraction", type=float, default=0.05, help="share of the text that is held out")
+    tokens.add_argument("--clean", action="store_true", help="NFC; drop control characters")
+    tokens.add_argument("--gutenberg", action="store_true", help="take off Project Gutenberg's header and licence")
+    tokens.set_defaults(run=_tokens)
     return parser
 
 
@@ -102,6 +120,40 @@ def _transform(arguments: argparse.Namespace) -> None:
         np.savez(content, allow_pickle=False, **batch._asdict())
         write_atomic(arguments.npz, content.getvalue())
     _print_table(batch, fitted.tokenizer)
+
+
+def _tokens(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if arguments.out.exists():
+        raise FileExistsError(f"{arguments.out} is there already: choose another folder or delete it")
+    source = None if arguments.data == "-" else arguments.data
+    wanted = ((strip_gutenberg, arguments.gutenberg), (clean, arguments.clean))
+    changes = [change for change, is_wanted in wanted if is_wanted]
+
+    def texts() -> Iterator[str]:
+        for text in documents(source):
+            for change in changes:
+                text = change(text)
+            yield text
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("encoding", total=None)
+        manifest = write_tokens(
+            arguments.out,
+            texts,
+            Tokenizer.load(arguments.tokenizer),
+            source=describe(source),
+            source_sha256=" ".join([fingerprint(source), *(change.__name__ for change in changes)]),
+            val_fraction=arguments.val_fraction,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    for name, split in manifest.splits.items():
+        counts = f"{split.documents:,} documents, {split.tokens:,} tokens, {split.bytes:,} bytes"
+        print(f"{name:5} {counts}, {len(split.shards)} shard{'s' * (len(split.shards) > 1)}")
+    print(f"next: python -m nanograd.train --data {arguments.out}")
 
 
 def _print_table(batch: Batch, tokenizer: Tokenizer) -> None:

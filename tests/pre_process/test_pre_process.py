@@ -13,6 +13,8 @@ from pre_process.__main__ import main
 from pre_process.corpus import documents
 from pre_process.encode_position import sinusoidal
 from pre_process.pre_process import PreProcess, PreProcessError
+from pre_process.token_shards import open_tokens, read_manifest
+from pre_process.tokenizer import Tokenizer
 
 TEXTS = ["The cat sat on the mat. " * 20, "A dog ran after the cat on the mat. " * 20]
 
@@ -174,6 +176,26 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
         assert error.startswith("error: ")
         assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "there"]
+
+
+def test_a_corpus_becomes_token_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    books = tmp_path / "books"
+    books.mkdir()
+    for i in range(30):
+        (books / f"{i}.txt").write_text(f"licence\n*** START OF THE PROJECT GUTENBERG EBOOK ***\nbook {i}\x07 " + "and more " * 30)
+    arguments = ["tokens", str(books), "--tokenizer", str(folder), "--val-fraction", "0.1"]
+    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
+    assert "next: python -m nanograd.train --data" in capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path / "clean"), "--clean", "--gutenberg"]) == 0
+    plain, cleaned = (read_manifest(tmp_path / name) for name in ("plain", "clean"))
+    assert plain.splits["train"].documents == cleaned.splits["train"].documents == 27
+    assert plain.source_sha256 != cleaned.source_sha256
+    text = Tokenizer.load(folder).decode(open_tokens(tmp_path / "clean", "val")[:])
+    assert "book" in text
+    assert "licence" not in text
+    assert "\x07" not in text
+    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_the_excerpt_as_jsonl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
