@@ -137,6 +137,8 @@ MATRIX = [
     Case(ops.linear, (2, 3, 4), (5, 4), None),
     Case(ops.linear, (3, 4), (5, 4)),
     Case(ops.linear, (4,), (5, 4), (5,)),
+    Case(ops.linear, (2, 3, 4), (5, 4), (5,), (2, 3, 5)),
+    Case(ops.linear, (3, 4), (5, 4), None, (3, 5)),
     Case(ops.linear, (2, 1, 1, 1), (1, 1), (1,)),
 ]
 NORMALIZATION = [

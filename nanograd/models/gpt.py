@@ -110,10 +110,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.norm_1(x), padding_mask))
-            return x + self.dropout(self.mlp(self.norm_2(x)))
-        x = self.norm_1(x + self.dropout(self.attention(x, padding_mask)))
-        return self.norm_2(x + self.dropout(self.mlp(x)))
+            x = self._plus(x, self.attention, self.norm_1(x), padding_mask)
+            return self._plus(x, self.mlp, self.norm_2(x))
+        x = self.norm_1(self._plus(x, self.attention, x, padding_mask))
+        return self.norm_2(self._plus(x, self.mlp, x))
+
+    def _plus(self, x: Tensor, sub_layer: nn.Module, *inputs: Any) -> Tensor:
+        """x + dropout(sub_layer(…)); without dropout the sub-layer's last product adds x on its way to memory."""
+        if self.dropout.acts:
+            return x + self.dropout(sub_layer(*inputs))
+        return sub_layer(*inputs, residual=x)
 
 
 class DecoderLM(nn.Module):

@@ -82,9 +82,11 @@ class MultiHeadAttention(Module):
         self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
         self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
 
-    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Array | None = None, residual: Tensor | None = None) -> Tensor:
+        """residual (B, T, C) is added to the result."""
         qkv, mask = self._queries_keys_values(x, padding_mask), _for_all_queries(padding_mask)
-        return self.out(ops.packed_attention(qkv, mask, n_heads=self.n_heads, causal=True, **self._dropout()))
+        mixed = ops.packed_attention(qkv, mask, n_heads=self.n_heads, causal=True, **self._dropout())
+        return self.out(mixed, residual)
 
     def _queries_keys_values(self, x: Tensor, padding_mask: Array | None) -> Tensor:
         """(B, T, C) → (B, T, 3C)"""

@@ -44,8 +44,9 @@ class Linear(Module):
         self.weight = draw_normal(rng, (d_out, d_in), std=std) if weight is None else weight
         self.bias = Parameter(np.zeros(d_out, np.float32)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """residual (…, d_out) is added to y."""
+        return ops.linear(x, self.weight, self.bias, residual)
 
 
 class Embedding(Module):
@@ -92,8 +93,13 @@ class Dropout(Module):
             raise ValueError(f"Dropout: p must be at least 0 and below 1, not {p}")
         self.p, self.keys = p, keys
 
+    @property
+    def acts(self) -> bool:
+        """Is anything zeroed at present?"""
+        return self.training and self.p > 0
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.dropout(x, p=self.p, key=self.keys.next()) if self.training and self.p else x
+        return ops.dropout(x, p=self.p, key=self.keys.next()) if self.acts else x
 
 
 class MLP(Module):
@@ -119,8 +125,9 @@ class MLP(Module):
         self.down = Linear(d_hidden, d_model, rng=rng, std=std if out_std is None else out_std)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """residual (…, d_model) is added to y."""
+        return self.down(ACTIVATIONS[self.activation](self.up(x)), residual)
 
 
 def draw_normal(rng: np.random.Generator, shape: tuple[int, ...], *, std: float) -> Parameter:

@@ -39,26 +39,35 @@ def _left_product(xp: ArrayModule, a: Array, dy: Array, ndim: int) -> Array:
 
 
 @primitive
-def linear(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Value:
-    """y = x Wᵀ + b.   x (…, in), weight (out, in), bias (out,) or None → y (…, out)"""
+def linear(xp: ArrayModule, x: Array, weight: Array, bias: Array = None, residual: Array = None) -> Value:
+    """y = x Wᵀ + b + residual.   x (…, in), weight (out, in), bias (out,) → y (…, out)
+
+    bias and residual (…, out), to which a sub-layer's output is added, may be None
+    """
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError("x (…, in) needs weight (out, in)")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError("bias must be (out,)")
+    shape = (*x.shape[:-1], len(weight))
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual must be {shape}")
     y = _rows(x) @ weight.T  # one 2-D product, whatever the leading axes
     if bias is not None:
         y += bias
-    return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
+    y = y.reshape(shape)
+    if residual is not None:
+        y += residual
+    return y, (x, weight)
 
 
 @linear.backward
 def _(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs) -> Any:
-    """dx = dy W,  dW = dyᵀ x,  db = Σ dy over all leading axes"""
-    dy = _rows(dy)
+    """dx = dy W,  dW = dyᵀ x,  db = Σ dy over all leading axes,  dresidual = dy"""
+    dresidual, dy = dy, _rows(dy)
     dx = (dy @ weight).reshape(x.shape) if needs[0] else None
     dweight = dy.T @ _rows(x) if needs[1] else None
-    dbias = dy.sum(axis=0, dtype=accumulator(dy.dtype)).astype(dy.dtype, copy=False) if any(needs[2:]) else None
-    return (dx, dweight, dbias)[: len(needs)]
+    dbias = dy.sum(axis=0, dtype=accumulator(dy.dtype)).astype(dy.dtype, copy=False) if any(needs[2:3]) else None
+    return (dx, dweight, dbias, dresidual)[: len(needs)]
 
 
 def _rows(x: Array) -> Array:

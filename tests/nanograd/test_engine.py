@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanograd import ops
 from nanograd.primitive import primitive
-from nanograd.tensor import Tensor
+from nanograd.tensor import ADDED, PASSED_ON, Tensor
 
 
 @primitive
@@ -25,6 +25,17 @@ def _(xp, dy, *, needs):
 
 
 LENT: list[tuple[Any, Any]] = []  # every dy that `same` was shown, and what it held at that time
+
+
+@primitive
+def handed_on(xp, x):
+    """y = x; dy goes on to x, with the right to write to it if nobody else has it"""
+    return x, ()
+
+
+@handed_on.backward
+def _(xp, dy, *, needs):
+    return PASSED_ON
 
 
 @primitive
@@ -54,6 +65,7 @@ PLAIN = {  # what the programs mean, in NumPy: analytic, so a complex step gives
     ops.sub: lambda a, b: a - b,
     ops.mul: lambda a, b: 0.5 * a * b,
     same: lambda a, b: a,
+    handed_on: lambda a, b: a,
     flipped: lambda a, b: a[..., ::-1],
     totals: lambda a, b: a.sum(axis=-1, keepdims=True),
 }
@@ -221,6 +233,52 @@ def test_an_input_that_is_not_differentiable_gets_nothing():
     gate(x, ops.mul(raw, 2.0)).backward(np.ones(2))
     assert raw.grad is None
     assert x.grad.tolist() == [2.0, 2.0]
+
+
+def adding(xp, x):
+    return x.copy(), ()
+
+
+def adding_backward(xp, dy, *, needs, into):
+    if into[0] is None:
+        return dy.copy()
+    OFFERED.append(into[0])
+    into[0][...] += dy
+    return ADDED
+
+
+OFFERED: list[Any] = []  # the gradients that `summand` was allowed to write to
+summand = primitive(adding)
+summand.backward(lambda xp, dy, *, needs: dy)
+summand.twin(np, adding, adding_backward, accumulates=True)
+
+
+@pytest.mark.usefixtures("twins")
+def test_a_rule_may_add_to_a_gradient_that_waits_and_is_nobody_elses():
+    OFFERED.clear()
+    x = Tensor(np.ones(2), requires_grad=True)
+    y = ops.mul(x, 1.0)
+    one, two, three = summand(y), summand(y), summand(y)
+    ops.add(ops.add(three, two), one).backward(np.ones(2))
+    assert x.grad.tolist() == [3.0, 3.0]
+    assert len(OFFERED) == 1, "the first gradient is borrowed, the second makes a sum, the third may be added to it"
+
+
+@pytest.mark.usefixtures("twins")
+def test_a_gradient_that_was_handed_on_may_be_written_to_unless_somebody_kept_it():
+    for keep in (False, True):
+        OFFERED.clear()
+        x = Tensor(np.ones(2), requires_grad=True)
+        y = ops.mul(x, 1.0)
+        other = summand(y)
+        stream = handed_on(y)
+        if keep:
+            stream.retain_grad()
+        ops.add(ops.add(stream, ops.mul(stream, 2.0)), other).backward(np.ones(2))
+        assert x.grad.tolist() == [4.0, 4.0]
+        assert len(OFFERED) == (not keep)
+        if keep:
+            assert stream.grad.tolist() == [3.0, 3.0]
 
 
 # What goes wrong, and what it leaves behind

@@ -215,6 +215,25 @@ def test_dropout_acts_after_the_embeddings_and_in_and_after_every_sub_layer(plac
     assert model.dropout_keys.calls == 1 + 2 * 3
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_block_adds_to_its_input_once(placement: str, dropout: float) -> None:
+    """In the last product of a sub-layer, or by an addition where dropout stands between them."""
+    block = DecoderLM(config(norm_placement=placement, dropout=dropout)).blocks[0]
+    for _, parameter in block.named_parameters():
+        parameter.data += np.random.default_rng(0).normal(0, 0.2, parameter.shape).astype(np.float32)
+    x = ops.mul(DecoderLM(config()).embed(batch()[0]), 3.0)
+    found = block.eval()(x)
+    mixed = block.attention(block.norm_1(x) if block.pre_norm else x)
+    middle = x + mixed if block.pre_norm else block.norm_1(x + mixed)
+    expected = middle + block.mlp(block.norm_2(middle)) if block.pre_norm else block.norm_2(middle + block.mlp(middle))
+    np.testing.assert_allclose(found.data, expected.data, atol=1e-5)
+    x.retain_grad()
+    y = block.train()(x)
+    y.backward(np.ones_like(y.data))
+    assert np.isfinite(x.grad).all()
+
+
 def test_state_travels_between_models() -> None:
     ids, _ = batch()
     one, two = DecoderLM(config(), seed=1), DecoderLM(config(), seed=2)

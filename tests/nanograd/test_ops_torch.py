@@ -139,7 +139,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "getitem": lambda x, index: x[index],
     "embedding": lambda weight, ids: F.embedding(ids.long(), weight),
     "matmul": torch.matmul,
-    "linear": F.linear,
+    "linear": lambda x, w, b=None, residual=0.0: F.linear(x, w, b) + residual,
     "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, weight.shape, weight, bias, eps),
     "rms_norm": lambda x, weight, eps=1e-5: F.rms_norm(x, weight.shape, weight, eps),
     "softmax": lambda x, axis=-1, temperature=1.0: torch.softmax(x / temperature, axis),

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 import nanograd.kernels.cpu
 from nanograd import backend, ops
 from nanograd.primitive import Primitive
-from nanograd.random import random_words
 from nanograd.testing import Case, is_floating, random_like, value_and_gradients
 from tests.cases import CASES, KEY
 
@@ -315,57 +314,6 @@ def test_empty_arrays_are_left_to_the_formula(case):
     y, gradients = value_and_gradients(lambda *tensors: case.call(tensors), inputs)
     assert y.size == 0 or case.name == "cross_entropy"
     assert all(not g.any() for g in gradients if g is not None)
-
-
-# What some twins promise beyond agreeing
-
-
-@every("n", [1, 3, 4, 5, 4095, 4096, 4099, 12289])
-def test_dropout_draws_the_same_mask(n):
-    key = (2**63 + 5, 2**40 + 3)  # all four words of it count
-    x = np.ones(n, np.float32)
-    y = ops.dropout(x, p=0.4, key=key).data
-    kept = random_words(np, x.shape, key) >= int(0.4 * 2**32)
-    np.testing.assert_array_equal(y > 0, kept)
-
-
-def test_embedding_adds_to_the_gradient_that_is_there():
-    from nanograd.tensor import Tensor
-
-    ids, rng = np.array([[3, 1, 3], [0, 3, 1]], np.uint16), np.random.default_rng(0)
-    weight = Tensor(rng.normal(size=(5, 7)).astype(np.float32), requires_grad=True)
-    weight.grad = before = np.ones_like(weight.data)
-    dy = rng.normal(size=(2, 3, 7)).astype(np.float32)
-    ops.embedding(weight, ids).backward(dy)
-    assert weight.grad is before
-    expected = np.ones((5, 7))
-    np.add.at(expected, ids, dy)
-    np.testing.assert_allclose(before, expected, rtol=1e-6)
-
-
-@every(
-    ("wrong", "error"),
-    [
-        (lambda: ops.layer_norm(np.ones((2, 3), np.float32), np.ones(2, np.float32), None), ValueError),
-        (lambda: ops.rms_norm(np.ones((2, 3), np.float32), np.ones(1, np.float32)), ValueError),
-        (lambda: ops.gelu(np.ones(3, np.float32), approximate="fast"), ValueError),
-        (lambda: ops.softmax(np.ones(3, np.float32), temperature=0.0), ValueError),
-        (lambda: ops.dropout(np.ones(3, np.float32), p=1.5, key=KEY), ValueError),
-        (lambda: ops.dropout(np.ones(3, np.float32), p=0.5, key=None), ValueError),
-        (lambda: ops.cross_entropy(np.ones((2, 3), np.float32), np.array([0, 3])), ValueError),
-        (lambda: ops.cross_entropy(np.ones((2, 3), np.float32), np.array([0, -1])), ValueError),
-        (lambda: ops.embedding(np.ones((2, 3), np.float32), np.array([2])), IndexError),
-    ],
-)
-def test_mistakes_are_refused_as_the_formula_refuses_them(wrong, error):
-    def message():
-        with pytest.raises(error) as caught:
-            wrong()
-        return str(caught.value)
-
-    with backend.formulas_only():
-        expected = message()
-    assert message() == expected
 
 
 def check_thread_counts():

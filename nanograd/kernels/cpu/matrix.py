@@ -1,7 +1,7 @@
 """linear and matmul by our own product. Twins of nanograd/ops/matrix.py.
 
-No operand is transposed in memory: the product reads it in either orientation. A gradient that a leaf has already is
-added to inside the product.
+No operand is transposed in memory: the product reads it in either orientation. A gradient that is there already is
+added to inside the product, and so is a residual.
 """
 
 from math import prod
@@ -15,33 +15,36 @@ from nanograd.kernels.cpu.gemm import product
 from nanograd.kernels.cpu.support import PARALLEL, first, n_blocks, numbers, run, takes
 from nanograd.ops.matrix import linear, matmul
 from nanograd.primitive import Needs
-from nanograd.tensor import ADDED
+from nanograd.tensor import ADDED, PASSED_ON
 
 Into = tuple[Array | None, ...]
 
 
-def _linear_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array = None) -> Any:
-    """y = x Wᵀ + b, the bias inside the product"""
-    if not takes(x, weight, bias) or not x.ndim or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+def _linear_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array = None, residual: Array = None) -> Any:
+    """y = x Wᵀ + b + residual, all of it inside the product"""
+    if not takes(x, weight, bias, residual) or not x.ndim or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return NotImplemented
     if bias is not None and bias.shape != weight.shape[:1]:
         return NotImplemented
     y = np.empty((*x.shape[:-1], len(weight)), np.float32)
-    product(_rows(x), weight, _rows(y), transpose_b=True, bias=bias)
+    if residual is not None:
+        if residual.shape != y.shape:
+            return NotImplemented
+        residual = _rows(residual)
+    product(_rows(x), weight, _rows(y), transpose_b=True, bias=bias, residual=residual)
     return y, (x, weight)
 
 
 def _linear_backward(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, needs: Needs, into: Into) -> Any:
-    """dx = dy W,  dW += dyᵀ x,  db += Σ dy over all leading axes"""
+    """dx += dy W,  dW += dyᵀ x,  db += Σ dy over all leading axes,  dresidual = dy"""
     dx = dweight = dbias = None
     if needs[0]:
-        dx = np.empty(x.shape, np.float32)
-        product(_rows(dy), weight, _rows(dx))
+        dx = _product_into(into[0], x.shape, _rows(dy), weight)
     if needs[1]:
-        dweight = _product_into(into[1], _rows(dy), _rows(x))
-    if len(needs) > 2 and needs[2]:
+        dweight = _product_into(into[1], weight.shape, _rows(dy), _rows(x), transpose_a=True)
+    if any(needs[2:3]):
         dbias = _sum_into(into[2], _rows(dy))
-    return (dx, dweight, dbias)[: len(needs)]
+    return (dx, dweight, dbias, PASSED_ON)[: len(needs)]
 
 
 def _matmul_forward(xp: ArrayModule, a: Array, b: Array) -> Any:
@@ -54,22 +57,29 @@ def _matmul_forward(xp: ArrayModule, a: Array, b: Array) -> Any:
 
 
 def _matmul_backward(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: Needs, into: Into) -> Any:
-    """da = dy bᵀ,  db += aᵀ dy"""
+    """da += dy bᵀ,  db += aᵀ dy"""
     da = db = None
     if needs[0]:
-        da = np.empty(a.shape, np.float32)
-        product(_rows(dy), b, _rows(da), transpose_b=True)
+        da = _product_into(into[0], a.shape, _rows(dy), b, transpose_b=True)
     if needs[1]:
-        db = _product_into(into[1], _rows(a), _rows(dy))
+        db = _product_into(into[1], b.shape, _rows(a), _rows(dy), transpose_a=True)
     return da, db
 
 
-def _product_into(gradient: Array | None, a: Array, b: Array) -> Any:
-    """gradient += aᵀ b, answered with ADDED; or aᵀ b as a new array, if there is no gradient yet"""
-    if gradient is not None and gradient.flags.carray:
-        product(a, b, gradient, transpose_a=True, accumulate=True)
-        return ADDED
-    return product(a, b, np.empty((a.shape[1], b.shape[1]), np.float32), transpose_a=True)
+def _product_into(
+    gradient: Array | None,
+    shape: tuple[int, ...],
+    a: Array,
+    b: Array,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> Any:
+    """gradient += a b, answered with ADDED; or a b as a new array of this shape, if there is no gradient yet"""
+    there = gradient is not None and gradient.flags.carray
+    out = gradient if there else np.empty(shape, np.float32)
+    product(a, b, _rows(out), transpose_a=transpose_a, transpose_b=transpose_b, accumulate=there)
+    return ADDED if there else out
 
 
 def _sum_into(gradient: Array | None, x: Array) -> Any:

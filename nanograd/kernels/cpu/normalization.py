@@ -1,6 +1,7 @@
 """layer_norm and rms_norm, a row at a time while it is in the cache. Twins of nanograd/ops/normalization.py.
 
-They keep x and two numbers for each row instead of the normalized rows, which backward makes again.
+They keep x and two numbers for each row instead of the normalized rows, which backward makes again. In a block x is
+also the residual stream, and has a gradient waiting for it: backward adds to that in the same pass.
 """
 
 from typing import Any
@@ -12,7 +13,9 @@ from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, first, n_blocks, numbers, rows, run, takes
 from nanograd.ops.normalization import layer_norm, rms_norm
 from nanograd.primitive import Needs
+from nanograd.tensor import ADDED
 
+Into = tuple[Array | None, ...]
 ROWS_PER_BLOCK = 16  # at least: a block ends with sums as long as a row, which are added up in one thread
 
 
@@ -35,8 +38,8 @@ def _layer_norm(x: Array, weight: Array, bias: Array, eps: Any, y: Array, mean: 
 
 
 @njit(**SERIAL)
-def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Array) -> None:
-    """One row: dx = r (dn − ⟨dn⟩ − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = (x − m) r"""
+def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Array, add: bool) -> None:
+    """One row: dx = r (dn − ⟨dn⟩ − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = (x − m) r; on top of what dx holds if `add`"""
     C = len(x)
     mean, along = ZERO, ZERO
     for j in range(C):
@@ -45,12 +48,13 @@ def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Ar
     mean /= np.float32(C)
     along *= r / np.float32(C)
     for j in range(C):
-        dx[j] = r * (dy[j] * weight[j] - mean - (x[j] - m) * r * along)
+        slope = r * (dy[j] * weight[j] - mean - (x[j] - m) * r * along)
+        dx[j] = dx[j] + slope if add else slope
 
 
 @njit(**PARALLEL)
 def _layer_norm_backward(
-    dy: Array, x: Array, weight: Array, mean: Array, r: Array, dx: Array, dweight: Array, dbias: Array
+    dy: Array, x: Array, weight: Array, mean: Array, r: Array, dx: Array, add: bool, dweight: Array, dbias: Array
 ) -> None:
     """dx as above; dweight and dbias (blocks, C), zeros at first, receive Σ dy ⊙ n and Σ dy of each block of rows"""
     (N, C), blocks = x.shape, len(dweight)
@@ -58,7 +62,7 @@ def _layer_norm_backward(
         dw, db = dweight[block], dbias[block]
         for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
             dyi, xi, m, ri = dy[i], x[i], mean[i], r[i]
-            _layer_norm_slope(dyi, xi, weight, m, ri, dx[i])
+            _layer_norm_slope(dyi, xi, weight, m, ri, dx[i], add)
             for j in range(C):
                 dw[j] += dyi[j] * ((xi[j] - m) * ri)
                 db[j] += dyi[j]
@@ -80,26 +84,27 @@ def _rms_norm(x: Array, weight: Array, eps: Any, y: Array, r: Array) -> None:
 
 
 @njit(**SERIAL)
-def _rms_norm_slope(dy: Array, x: Array, weight: Array, r: Any, dx: Array) -> None:
-    """One row: dx = r (dn − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = x r"""
+def _rms_norm_slope(dy: Array, x: Array, weight: Array, r: Any, dx: Array, add: bool) -> None:
+    """One row: dx = r (dn − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = x r; on top of what dx holds if `add`"""
     C = len(x)
     along = ZERO
     for j in range(C):
         along += dy[j] * weight[j] * (x[j] * r)
     along /= np.float32(C)
     for j in range(C):
-        dx[j] = r * (dy[j] * weight[j] - x[j] * r * along)
+        slope = r * (dy[j] * weight[j] - x[j] * r * along)
+        dx[j] = dx[j] + slope if add else slope
 
 
 @njit(**PARALLEL)
-def _rms_norm_backward(dy: Array, x: Array, weight: Array, r: Array, dx: Array, dweight: Array) -> None:
+def _rms_norm_backward(dy: Array, x: Array, weight: Array, r: Array, dx: Array, add: bool, dweight: Array) -> None:
     """dx as above; dweight (blocks, C) begins with zeros and receives Σ dy ⊙ n of each block of rows"""
     (N, C), blocks = x.shape, len(dweight)
     for block in prange(blocks):
         dw = dweight[block]
         for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
             dyi, xi, ri = dy[i], x[i], r[i]
-            _rms_norm_slope(dyi, xi, weight, ri, dx[i])
+            _rms_norm_slope(dyi, xi, weight, ri, dx[i], add)
             for j in range(C):
                 dw[j] += dyi[j] * (xi[j] * ri)
 
@@ -117,13 +122,29 @@ def _layer_norm_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array, *
 
 
 def _layer_norm_gradients(
-    xp: ArrayModule, dy: Array, x: Array, mean: Array, r: Array, weight: Array, *, eps: float = 1e-5, needs: Needs
+    xp: ArrayModule,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    r: Array,
+    weight: Array,
+    *,
+    eps: float = 1e-5,
+    needs: Needs,
+    into: Into,
 ) -> Any:
-    dx = np.empty_like(x)
+    dx, there = _place(into[0], dy)
     dweight, dbias = np.zeros((2, n_blocks(len(x), ROWS_PER_BLOCK), len(weight)), np.float32)
-    run(_layer_norm_backward, x.size, rows(dy), x, weight, mean, r, dx, dweight, dbias)
+    run(_layer_norm_backward, x.size, rows(dy), x, weight, mean, r, dx.reshape(x.shape), there, dweight, dbias)
     sums = [part.sum(axis=0) if needed else None for part, needed in zip((dweight, dbias), needs[1:], strict=True)]
-    return dx.reshape(dy.shape) if needs[0] else None, *sums
+    return ADDED if there else dx, *sums
+
+
+def _place(gradient: Array | None, dy: Array) -> tuple[Array, bool]:
+    """Where dx goes, and whether it is added there: to the gradient that waits, or to a new array."""
+    if gradient is not None and gradient.flags.carray:
+        return gradient, True
+    return np.empty(dy.shape, np.float32), False
 
 
 def _rms_norm_forward(xp: ArrayModule, x: Array, weight: Array, *, eps: float = 1e-5) -> Any:
@@ -136,13 +157,13 @@ def _rms_norm_forward(xp: ArrayModule, x: Array, weight: Array, *, eps: float = 
 
 
 def _rms_norm_gradients(
-    xp: ArrayModule, dy: Array, x: Array, r: Array, weight: Array, *, eps: float = 1e-5, needs: Needs
+    xp: ArrayModule, dy: Array, x: Array, r: Array, weight: Array, *, eps: float = 1e-5, needs: Needs, into: Into
 ) -> Any:
-    dx = np.empty_like(x)
+    dx, there = _place(into[0], dy)
     dweight = np.zeros((n_blocks(len(x), ROWS_PER_BLOCK), len(weight)), np.float32)
-    run(_rms_norm_backward, x.size, rows(dy), x, weight, r, dx, dweight)
-    return dx.reshape(dy.shape) if needs[0] else None, dweight.sum(axis=0) if needs[1] else None
+    run(_rms_norm_backward, x.size, rows(dy), x, weight, r, dx.reshape(x.shape), there, dweight)
+    return ADDED if there else dx, dweight.sum(axis=0) if needs[1] else None
 
 
-layer_norm.twin(np, _layer_norm_forward, _layer_norm_gradients)
-rms_norm.twin(np, _rms_norm_forward, _rms_norm_gradients)
+layer_norm.twin(np, _layer_norm_forward, _layer_norm_gradients, accumulates=True)
+rms_norm.twin(np, _rms_norm_forward, _rms_norm_gradients, accumulates=True)
