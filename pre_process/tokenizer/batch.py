@@ -1,13 +1,55 @@
-"""Several texts' ids as one rectangle: padding left or right, a limit on the length, and a mask of what is real."""
+"""Several texts' ids: behind each other, or as one rectangle with padding and a mask of what is real."""
 
+import os
 from collections.abc import Sequence
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from pre_process.tokenizer.vocabulary import TokenizerError
 
 Side = Literal["left", "right"]
+
+
+class Rows(NamedTuple):
+    """Ids of several texts behind each other: text i has ids[starts[i]:starts[i + 1]]."""
+
+    ids: np.ndarray  # (n,) integers
+    starts: np.ndarray  # (texts + 1,) int64
+
+
+def join_rows(blocks: Sequence[Rows]) -> Rows:
+    """The rows of all blocks, one behind the other."""
+    if len(blocks) == 1:
+        return blocks[0]
+    lengths = np.concatenate([np.diff(block.starts) for block in blocks])
+    return Rows(np.concatenate([block.ids for block in blocks]), starts_of(lengths))
+
+
+def starts_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(N + 1,) int64: where each of N things begins when they lie behind each other, and where the last ends."""
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def split_rows(rows: Rows) -> list[np.ndarray]:
+    """The ids of each text, as views."""
+    return [rows.ids[start:end] for start, end in pairwise(rows.starts.tolist())]
+
+
+def with_specials(parts: Sequence[Sequence[str | int]], plain: Sequence[np.ndarray]) -> Rows:
+    """Rows of texts that were cut into `parts`: ids of special tokens, and plain text whose ids `plain` has in turn."""
+    stretches = iter(plain)
+    rows = [[np.array([part], np.int32) if isinstance(part, int) else next(stretches) for part in cut] for cut in parts]
+    lengths = [sum(map(len, row)) for row in rows]
+    return Rows(np.concatenate([np.empty(0, np.int32), *(ids for row in rows for ids in row)]), starts_of(lengths))
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def truncate_ids(ids: np.ndarray, *, max_length: int | None, truncate: Side | None) -> np.ndarray:

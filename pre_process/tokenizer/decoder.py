@@ -5,11 +5,19 @@ well produce, becomes U+FFFD; the three bytes of a lone surrogate become that su
 """
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pre_process.tokenizer.kernels import compiled_pays
 from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
+
+if TYPE_CHECKING:
+    from pre_process.tokenizer.kernels.compiled import CompiledDecoder
+
+BYTES_PER_TOKEN = 4  # about
 
 
 def _pass_surrogates_replace_the_rest(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -24,21 +32,42 @@ codecs.register_error(_ERRORS, _pass_surrogates_replace_the_rest)
 
 
 def checked_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> list[int]:
-    """One-dimensional integer ids within 0 … vocab_size − 1, as a list. Raises TokenizerError (no id wraps around)."""
+    """`id_array` as a list."""
+    return id_array(ids, vocab_size).tolist()  # type: ignore[no-any-return]
+
+
+def id_array(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    """`ids` as an array (n,) of integers, all within 0 … vocab_size − 1. Raises TokenizerError (no id wraps around)."""
     array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
-        return []
+        return array.astype(np.int32)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TokenizerError(f"decode wants a row of integer ids, not shape {array.shape} of {array.dtype}")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= vocab_size:
         raise TokenizerError(f"id {low if low < 0 else high} is outside the vocabulary: 0 … {vocab_size - 1}")
-    return array.tolist()  # type: ignore[no-any-return]
+    return array
 
 
-def decode(ids: Iterable[int], tokens: Sequence[bytes], skipped: frozenset[int]) -> str:
-    """The text of `ids`; those in `skipped` leave no trace."""
-    return b"".join(tokens[i] for i in ids if i not in skipped).decode("utf-8", _ERRORS)
+class Decoder:
+    """Ids → text: in Python or by compiled code, whichever is quicker. Tokens in `silent` leave no trace."""
+
+    def __init__(self, vocabulary: Vocabulary, silent: frozenset[int]) -> None:
+        self._vocabulary = vocabulary
+        self._silent = silent
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids` (n,). Raises TokenizerError for ids that do not exist."""
+        tokens, checked = self._vocabulary.tokens, id_array(ids, len(self._vocabulary.tokens))
+        if compiled_pays("decode", BYTES_PER_TOKEN * len(checked)):
+            return str(self._compiled.decode(checked).data, "utf-8", _ERRORS)
+        return b"".join(tokens[i] for i in checked.tolist() if i not in self._silent).decode("utf-8", _ERRORS)
+
+    @cached_property
+    def _compiled(self) -> "CompiledDecoder":
+        from pre_process.tokenizer.kernels.compiled import CompiledDecoder
+
+        return CompiledDecoder(self._vocabulary.tokens, self._silent)
 
 
 class StreamDecoder:

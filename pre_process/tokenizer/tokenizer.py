@@ -11,8 +11,8 @@ import numpy as np
 from pre_process.files import write_atomic
 from pre_process.tokenizer import hugging_face
 from pre_process.tokenizer.added_tokens import allowed_specials, split_specials
-from pre_process.tokenizer.batch import Side, pad_batch, truncate_ids
-from pre_process.tokenizer.decoder import StreamDecoder, checked_ids, decode
+from pre_process.tokenizer.batch import Rows, Side, pad_batch, split_rows, truncate_ids, usable_cores, with_specials
+from pre_process.tokenizer.decoder import Decoder, StreamDecoder, checked_ids
 from pre_process.tokenizer.encoder import Encoder, Method
 from pre_process.tokenizer.hugging_face_parts import Settings
 from pre_process.tokenizer.normalize import NormalizerName, make_normalizer
@@ -49,7 +49,14 @@ class Tokenizer:
         self.vocab_size = len(vocabulary.tokens)
         self.special_tokens = dict(vocabulary.specials)
         self._normalize = make_normalizer(normalizer, lowercase=lowercase, add_prefix_space=add_prefix_space)
-        self._encoder = Encoder(vocabulary, splitter(pattern))
+        self._encoders: dict[Method, Encoder] = {}
+        self._decoders = {
+            skip: Decoder(vocabulary, vocabulary.silent_ids if skip else frozenset()) for skip in (True, False)
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., "Tokenizer"], tuple[Vocabulary, Settings]]:
+        """Copies and pickles are made anew from what defines a tokenizer: no memory of pieces goes with them."""
+        return _from_settings, (self.vocabulary, self.settings)
 
     def __repr__(self) -> str:
         return f"<Tokenizer: {self.vocab_size} tokens, {self.pattern} pattern, {len(self.special_tokens)} special>"
@@ -140,14 +147,26 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TokenizerError(f"encode wants one str, not {type(text).__name__}; encode_batch takes several")
-        ids: list[int] = []
-        allowed = allowed_specials(self.special_tokens, allowed_special)
-        for stretch in split_specials(text, allowed, self.vocabulary.added):
-            if isinstance(stretch, int):
-                ids.append(stretch)
-            else:
-                ids += self._encoder.encode(self._normalize(stretch), method)
-        return np.array(ids, dtype=np.int32)
+        return self._encode([text], method, allowed_special, threads=1).ids
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        method: Method = "merges",
+        end_of_text: bool = False,
+        threads: int | None = None,
+    ) -> Rows:
+        """(ids, starts) of many plain texts: text i has ids[starts[i]:starts[i + 1]], on `threads` threads (all cores).
+
+        ids (n,) are uint16 for at most 65,536 tokens, else uint32; starts (len(texts) + 1,) int64. With `end_of_text`
+        its id stands behind each text. Special tokens written in the texts are plain text. Raises TokenizerError.
+        """
+        ids, starts = self._encode(texts, method, (), threads=threads)
+        ids = ids.astype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        if end_of_text:
+            return Rows(np.insert(ids, starts[1:], self.end_of_text_id), starts + np.arange(len(starts)))
+        return Rows(ids, starts)
 
     def encode_batch(
         self,
@@ -164,16 +183,33 @@ class Tokenizer:
         `pad` is the side that is filled up, None wants texts of equal length. A text of more than `max_length` tokens
         is an error that names its length, unless `truncate` names the side to drop. Raises TokenizerError.
         """
-        if isinstance(texts, str):
-            raise TokenizerError("encode_batch wants several texts: pass a list, [text]")
-        rows = [self.encode(text, method=method, allowed_special=allowed_special) for text in texts]
+        rows = split_rows(self._encode(texts, method, allowed_special))
         rows = [truncate_ids(row, max_length=max_length, truncate=truncate) for row in rows]
         return pad_batch(rows, pad=pad, pad_id=0 if pad is None else self.pad_id)
 
+    def _encode(
+        self,
+        texts: Sequence[str],
+        method: Method,
+        allowed_special: Collection[str] | Literal["all"],
+        *,
+        threads: int | None = None,
+    ) -> Rows:
+        """The ids of all texts. Plain stretches between the special tokens are encoded together."""
+        allowed = allowed_specials(self.special_tokens, allowed_special)
+        parts = [list(split_specials(text, allowed, self.vocabulary.added)) for text in _checked_texts(texts)]
+        stretches = [self._normalize(part) for cut in parts for part in cut if isinstance(part, str)]
+        rows = self._encoder(method).encode(stretches, threads=threads or usable_cores())
+        return rows if not allowed else with_specials(parts, split_rows(rows))
+
+    def _encoder(self, method: Method) -> Encoder:
+        if method not in self._encoders:
+            self._encoders[method] = Encoder(self.vocabulary, self.pattern, method)
+        return self._encoders[method]
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = True) -> str:
         """The text of `ids` (n,). Broken UTF-8 becomes U+FFFD. Raises TokenizerError for ids that do not exist."""
-        skipped = self.vocabulary.silent_ids if skip_special else frozenset[int]()
-        return decode(checked_ids(ids, self.vocab_size), self.vocabulary.tokens, skipped)
+        return self._decoders[skip_special].decode(ids)
 
     def stream_decoder(self, *, skip_special: bool = True) -> StreamDecoder:
         """A decoder to feed id by id, for text that appears while it is generated."""
@@ -183,3 +219,16 @@ class Tokenizer:
         """The bytes of one token (of a special token: its name in UTF-8). Raises TokenizerError for a wrong id."""
         [token_id] = checked_ids([token_id], self.vocab_size)
         return self.vocabulary.tokens[token_id]
+
+
+def _from_settings(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
+    return Tokenizer(vocabulary, **settings._asdict())
+
+
+def _checked_texts(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise TokenizerError("encode_batch wants several texts: pass a list, [text]")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TokenizerError(f"encode wants one str, not {type(text).__name__}; encode_batch takes several")
+    return texts

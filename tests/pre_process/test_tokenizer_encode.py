@@ -81,9 +81,9 @@ def test_the_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatc
     text = " ".join(texts.documents("news")[200:210])
     expected = texts.trained("gpt2").encode(text)
     monkeypatch.setattr(encoder, "CACHE_SIZE", 20)
-    small = encoder.Encoder(texts.trained("gpt2").vocabulary, texts.trained("gpt2")._encoder._split)
-    assert small.encode(text, "merges") == expected.tolist()
-    assert len(small._cache["merges"]) <= 20
+    small = encoder.Encoder(texts.trained("gpt2").vocabulary, "gpt2", "merges")
+    assert small.encode([text]).ids.tolist() == expected.tolist()
+    assert len(small._cache) <= 20
 
 
 def test_special_tokens_in_the_text_are_text_unless_allowed() -> None:

@@ -16,19 +16,20 @@ SERIAL: dict[str, Any] = {"error_model": "numpy", "nogil": True}  # nogil: threa
 PADDING = 16  # bytes that must be readable behind a text, for a piece's bytes are fetched eight at a time
 
 _config: Any = numba.config  # its names are made at run time
+_njit: Any = numba.njit  # its stubs leave options out
 
 
 def helper(function: Callable[..., Any]) -> Any:
     """Compile `function` into the kernels that call it."""
-    return numba.njit(**SERIAL)(function)
+    return _njit(**SERIAL, _nrt=True)(function)
 
 
 def lean(function: Callable[..., Any]) -> Any:
-    """As `helper`, for functions that allocate nothing: arrays come and go without their references being counted.
+    """As `helper`, for functions that allocate nothing: Numba's run time, which counts references, stays out of them.
 
-    Counting them, one by one and atomically, takes ten times as long as what a short function does with the arrays.
+    Counting those of every array that comes and goes takes ten times as long as what a short function does with it.
     """
-    return numba.njit(**SERIAL, _nrt=False)(function)
+    return _njit(**SERIAL, _nrt=False)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -37,7 +38,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     The folder is a global setting of Numba, read here and now: other packages keep theirs.
     """
     with _cache_in(_folder_for_compiled_code()):
-        return numba.njit(**SERIAL, cache=True)(function)
+        return _njit(**SERIAL, cache=True)(function)
 
 
 @contextlib.contextmanager
