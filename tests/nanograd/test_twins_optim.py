@@ -66,8 +66,8 @@ def test_one_pass_is_the_formula(rows, columns, bias, steps, scale, zero_grad, w
 
 
 def agree(found, formula):
-    """Weights are of order 1 and change by up to 0.3: where they cancel, roundings of order 1e-7 remain."""
-    for array, expected, atol in zip(found, formula, (3e-6, 1e-7, 1e-7, 0), strict=True):
+    """Weights are of order 1 and change by up to 0.3, m sums gradients of up to 30: what cancels leaves roundings."""
+    for array, expected, atol in zip(found, formula, (3e-6, 3e-6, 1e-7, 0), strict=True):
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, expected, rtol=2e-5, atol=atol)
 

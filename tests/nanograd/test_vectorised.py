@@ -29,7 +29,7 @@ KERNELS: dict[str, Any] = {
     for module in MODULES
     for name, kernel in vars(module).items()
     if isinstance(kernel, CPUDispatcher)
-    and kernel.targetoptions.get("parallel")
+    and (kernel.targetoptions.get("parallel") or "for_each" in kernel.py_func.__code__.co_names)
     and kernel.__module__ == module.__name__
 }
 FLOATS = r"v(fn?m(add|sub)\d+|mul|add|sub|div|max|min|sqrt)ps"

@@ -1,4 +1,4 @@
-"""Attention that holds no T × S matrix. Twins of nanograd/ops/attention.py, without dropout.
+"""Attention that holds no T × S matrix, with or without dropout. Twins of nanograd/ops/attention.py.
 
 Saved for backward: the inputs, y, and one number per query, ℓ = ln Σ exp of its scores. The loops are in
 attention_tiles.py; they take packed and separate queries, keys and values alike, as columns of (B, T, …).
@@ -11,13 +11,15 @@ import numpy as np
 from numba import get_num_threads
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.attention_tiles import Head, backward_heads, forward_heads
+from nanograd.kernels.cpu.attention_tiles import BLOCK, STRIP, Head, backward_heads, forward_heads
+from nanograd.kernels.cpu.dropout import mask_of
 from nanograd.kernels.cpu.support import numbers, run, takes
 from nanograd.kernels.cpu.tile import COLUMNS
 from nanograd.ops.attention import attention, packed_attention
 from nanograd.ops.dropout import Key
 from nanograd.primitive import Needs
 
+FEW_HEADS = 8  # with fewer, backward cuts the keys of each into parts, so that there are so many pieces of work
 FEW_QUERIES = 4  # with fewer, as in decoding, copying the keys costs more than the formula's reading them once
 
 
@@ -32,14 +34,16 @@ def _packed_forward(
     dropout_key: Key | None = None,
     scale: float | None = None,
 ) -> Any:
-    if dropout or not takes(qkv) or qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
+    drop = mask_of(dropout, dropout_key)
+    if (dropout and not drop) or not takes(qkv) or qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
         return NotImplemented
     (B, T, _), C = qkv.shape, qkv.shape[2] // 3
     if (seen := _keys_seen(mask, (B, n_heads), T)) is None:
         return NotImplemented
     qkv, size, starts = numbers(qkv), _head(T, T, C // n_heads, causal, scale), (0, C, 2 * C)
     y, log_sum = np.empty((B, T, C), np.float32), np.empty((B * n_heads, T), np.float32)
-    run(forward_heads, log_sum.size * T, _threads(log_sum), qkv, qkv, qkv, starts, n_heads, size, seen, y, log_sum)
+    inputs = *_shares(log_sum), qkv, qkv, qkv, starts, n_heads, size, seen, drop
+    run(forward_heads, log_sum.size * T, *inputs, y, log_sum)
     return y, (qkv, y, log_sum, seen, size)
 
 
@@ -54,11 +58,13 @@ def _packed_backward(
     *,
     n_heads: int,
     needs: Needs,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
     **settings: Any,
 ) -> Any:
     dqkv, C = np.empty_like(qkv), y.shape[2]
-    inputs, outputs = (_threads(log_sum), numbers(dy), qkv, qkv, qkv, y, log_sum), (dqkv, dqkv, dqkv)
-    run(backward_heads, log_sum.size * size.S, *inputs, (0, C, 2 * C), n_heads, size, seen, *outputs)
+    given = numbers(dy), qkv, qkv, qkv, y, log_sum, (0, C, 2 * C), n_heads, size, seen, mask_of(dropout, dropout_key)
+    _run_backward(given, log_sum, size.S, dqkv, dqkv, dqkv, C)
     return dqkv, None
 
 
@@ -74,7 +80,8 @@ def _forward(
     dropout_key: Key | None = None,
     scale: float | None = None,
 ) -> Any:
-    if dropout or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
+    drop = mask_of(dropout, dropout_key)
+    if (dropout and not drop) or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
         return NotImplemented
     (*leading, T, D), S = query.shape, key.shape[-2]
     if T < FEW_QUERIES:
@@ -84,7 +91,8 @@ def _forward(
         return NotImplemented
     q, k, v = _one_head_each(query), _one_head_each(key), _one_head_each(value)
     y, log_sum, size = np.empty_like(q), np.empty(q.shape[:2], np.float32), _head(T, S, D, causal, scale)
-    run(forward_heads, log_sum.size * S, _threads(log_sum), q, k, v, (0, 0, 0), 1, size, seen, y, log_sum)
+    inputs = *_shares(log_sum), q, k, v, (0, 0, 0), 1, size, seen, drop
+    run(forward_heads, log_sum.size * S, *inputs, y, log_sum)
     return y.reshape(query.shape), (q, k, v, y, log_sum, seen, size, query.shape, key.shape)
 
 
@@ -102,17 +110,34 @@ def _backward(
     key_shape: Any,
     *,
     needs: Needs,
+    dropout: float = 0.0,
+    dropout_key: Key | None = None,
     **settings: Any,
 ) -> Any:
     dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
-    inputs = _threads(log_sum), _one_head_each(dy), q, k, v, y, log_sum
-    run(backward_heads, log_sum.size * size.S, *inputs, (0, 0, 0), 1, size, seen, dq, dk, dv)
+    given = _one_head_each(dy), q, k, v, y, log_sum, (0, 0, 0), 1, size, seen, mask_of(dropout, dropout_key)
+    _run_backward(given, log_sum, size.S, dq, dk, dv, q.shape[2])
     return dq.reshape(query_shape), dk.reshape(key_shape), dv.reshape(key_shape), None
 
 
-def _threads(log_sum: Array) -> int:
-    """One task per thread: it keeps its workspace from head to head."""
-    return min(len(log_sum), get_num_threads())
+def _run_backward(given: Any, log_sum: Array, S: int, dq: Array, dk: Array, dv: Array, columns: int) -> None:
+    """Fill dk, dv and the first `columns` of dq, which are a sum if the keys are cut into parts.
+
+    How many parts depends on shapes alone: another sum would have other roundings on a machine with more threads.
+    """
+    parts = min(-(-S // BLOCK), max(1, FEW_HEADS // len(log_sum)))
+    shares = dq[None] if parts == 1 else np.empty((parts, *dq.shape[:2], columns), np.float32)
+    threads = min(len(log_sum) * parts, get_num_threads())
+    run(backward_heads, log_sum.size * S, threads, *given, shares, dk, dv)
+    if parts > 1:
+        np.sum(shares, axis=0, out=dq[..., :columns])
+
+
+def _shares(log_sum: Array) -> tuple[int, int]:
+    """(tasks, parts of each head): one task per thread, which keeps its workspace from piece to piece."""
+    heads, threads = len(log_sum), get_num_threads()
+    parts = 1 if heads % threads == 0 or heads >= 4 * threads else min(threads, -(-log_sum.shape[1] // STRIP))
+    return min(heads * parts, threads), parts
 
 
 def _one_head_each(x: Array) -> Array:

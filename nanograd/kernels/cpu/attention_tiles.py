@@ -1,7 +1,8 @@
 """The loops of attention in tiles: no T × S matrix is ever held.
 
-A thread takes whole heads, so no two threads write to the same number, and the result does not depend on how many there
-are. It first copies the rows of a head next to each other: in qkv they lie 3C apart, and tile.py wants them padded.
+A thread takes one head after the other, so no two threads write to the same number, and the result does not depend on
+how many there are. It first copies the rows of a head next to each other: in qkv they lie 3C apart, and tile.py wants
+them padded. Where heads are few each is cut into parts: forward some strips of queries, backward some blocks of keys.
 
 Forward, for a strip of queries: their scores with the keys they see, softmax, product with the values. Backward, for a
 block of queries and a block of keys: the same scores again, p = exp(score − ℓ) from the one number ℓ per query that
@@ -11,10 +12,12 @@ forward has saved, and four products more.   Dao et al., FlashAttention, arXiv:2
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array
-from nanograd.kernels.cpu.support import LINE, ONE, PARALLEL, SERIAL, ZERO, exp, maximum
+from nanograd.kernels.cpu.dropout import factors_of
+from nanograd.kernels.cpu.support import LINE, ONE, SERIAL, ZERO, exp, maximum
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.kernels.cpu.tile import (
     COLUMNS,
     ROWS,
@@ -61,9 +64,10 @@ class Gradients(NamedTuple):
     values: Array
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def forward_heads(
     threads: int,
+    parts: int,
     q: Array,
     k: Array,
     v: Array,
@@ -71,41 +75,74 @@ def forward_heads(
     n_heads: int,
     size: Head,
     seen: Array,
+    drop: Any,
     y: Array,
     log_sum: Array,
 ) -> None:
-    """y = softmax(s q kᵀ) v and ℓ = ln Σ exp(s q kᵀ), head by head; zeros for a query that sees nothing.
+    """y = drop(softmax(s q kᵀ)) v and ℓ = ln Σ exp(s q kᵀ), head by head; zeros for a query that sees nothing.
 
     q (B, T, …), k and v (B, S, …), each with its first head at column starts[i];  y (B, T, H · D), ℓ (B · H, T);
-    seen (B · H, S) says which keys may be attended, and is empty where all may
+    seen (B · H, S) says which keys may be attended, and is empty where all may;  drop is a Mask, or None
     """
-    heads = len(log_sum)
-    for thread in prange(threads):
-        queries, values = aligned_matrix(round_up(size.T, ROWS), size.width), aligned_matrix(size.S, size.width)
-        keys_t = aligned_matrix(round_up(size.S, COLUMNS) // COLUMNS * size.D, COLUMNS)
-        scores, mixed = aligned_matrix(STRIP, round_up(size.S, COLUMNS) + LINE), aligned_matrix(STRIP, size.width)
-        for head in range(heads * thread // threads, heads * (thread + 1) // threads):
-            b, column = head // n_heads, head % n_heads * size.D
-            copy_rows(q[b], starts[0] + column, size.D, size.scale, queries)
-            copy_transposed(k[b], starts[1] + column, size.D, keys_t)
-            copy_rows(v[b], starts[2] + column, size.D, ONE, values)
-            for i in range(0, size.T, STRIP):
-                n = min(STRIP, size.T - i)
-                _all_scores(queries, keys_t, i, n, 0, size.S, size, scores)
-                _mix(scores, values, i, n, seen, head, size, mixed, log_sum)
-                write_rows(mixed, size.D, y[b, i : i + n], column)
+    for_each(_forward_share, threads, (threads, parts, q, k, v, starts, n_heads, size, seen, drop, y, log_sum))
+
+
+@njit(**SERIAL)
+def _forward_share(
+    thread: int,
+    threads: int,
+    parts: int,
+    q: Array,
+    k: Array,
+    v: Array,
+    starts: Any,
+    n_heads: int,
+    size: Head,
+    seen: Array,
+    drop: Any,
+    y: Array,
+    log_sum: Array,
+) -> None:
+    queries, values = aligned_matrix(round_up(size.T, ROWS), size.width), aligned_matrix(size.S, size.width)
+    keys_t = aligned_matrix(round_up(size.S, COLUMNS) // COLUMNS * size.D, COLUMNS)
+    scores, mixed = aligned_matrix(STRIP, round_up(size.S, COLUMNS) + LINE), aligned_matrix(STRIP, size.width)
+    items = len(log_sum) * parts
+    for item in range(items * thread // threads, items * (thread + 1) // threads):
+        head, part = item // parts, item % parts
+        b, column = head // n_heads, head % n_heads * size.D
+        copy_rows(q[b], starts[0] + column, size.D, size.scale, queries)
+        copy_transposed(k[b], starts[1] + column, size.D, keys_t)
+        copy_rows(v[b], starts[2] + column, size.D, ONE, values)
+        for i in range(part * STRIP, size.T, parts * STRIP):
+            n = min(STRIP, size.T - i)
+            _all_scores(queries, keys_t, i, n, 0, size.S, size, scores)
+            _mix(scores, values, i, n, seen, drop, head, size, mixed, log_sum)
+            write_rows(mixed, size.D, y[b, i : i + n], column)
 
 
 @njit(**SERIAL)
 def _mix(
-    scores: Array, values: Array, i: int, n: int, seen: Array, head: int, size: Head, mixed: Array, log_sum: Array
+    scores: Array,
+    values: Array,
+    i: int,
+    n: int,
+    seen: Array,
+    drop: Any,
+    head: int,
+    size: Head,
+    mixed: Array,
+    log_sum: Array,
 ) -> None:
-    """mixed = softmax(scores) v for queries i … i + n, and ℓ of each"""
+    """mixed = drop(softmax(scores)) v for queries i … i + n, and ℓ of each"""
     for t in range(0, n, ROWS):
         depth = _reach(i + t + ROWS - 1, 0, size.S, size)
         for row in range(t, min(t + ROWS, n)):
             reach = _reach(i + row, 0, size.S, size)
             log_sum[head, i + row] = _softmax(scores[row], reach, seen, head)
+            if drop is not None:
+                factors = factors_of(drop, (head * size.T + i + row) * size.S, reach)
+                for c in range(reach):
+                    scores[row, c] *= factors[c]
             scores[row, reach:depth] = ZERO
         for d in range(0, size.width, COLUMNS):
             tile_product(mixed, t, d, scores, t, 0, values, 0, d, depth, False, False)
@@ -133,7 +170,7 @@ def _softmax(s: Array, reach: int, seen: Array, head: int) -> Any:
     return top + np.log(total)
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def backward_heads(
     threads: int,
     dy: Array,
@@ -146,28 +183,57 @@ def backward_heads(
     n_heads: int,
     size: Head,
     seen: Array,
+    drop: Any,
     dq: Array,
     dk: Array,
     dv: Array,
 ) -> None:
-    """dv = pᵀ dy,  ds = p ⊙ (dy vᵀ − δ),  dq = s ds k,  dk = s dsᵀ q  with p = exp(s q kᵀ − ℓ), δ = Σ dy ⊙ y"""
-    heads = len(log_sum)
-    for thread in prange(threads):
-        rows, gradients = _workspace(size)
-        p, ds = aligned_matrix(BLOCK, BLOCK + LINE), aligned_matrix(BLOCK, BLOCK + LINE)
-        for head in range(heads * thread // threads, heads * (thread + 1) // threads):
-            b, column = head // n_heads, head % n_heads * size.D
-            _fetch(dy[b], q[b], k[b], v[b], y[b], starts, column, size, rows)
-            _clear(gradients)
-            for i in range(0, size.T, BLOCK):
-                n = min(BLOCK, size.T - i)
-                for j in range(0, _reach(i + n - 1, 0, size.S, size), BLOCK):
-                    m = min(BLOCK, size.S - j)
-                    _weights_and_slopes(rows, i, n, j, m, log_sum[head], seen, head, size, p, ds)
-                    _add_gradients(rows, i, n, j, m, p, ds, size, gradients)
-            write_rows(gradients.queries, size.D, dq[b], starts[0] + column)
-            write_rows(gradients.keys, size.D, dk[b], starts[1] + column)
-            write_rows(gradients.values, size.D, dv[b], starts[2] + column)
+    """dv = drop(p)ᵀ dy,  ds = p ⊙ (drop(dy vᵀ) − δ),  dq = s ds k,  dk = s dsᵀ q
+
+    with p = exp(s q kᵀ − ℓ) and δ = Σ dy ⊙ y.   dq (parts, B, T, …): what each part of the keys adds to it
+    """
+    given = threads, dy, q, k, v, y, log_sum, starts, n_heads, size, seen, drop, dq, dk, dv
+    for_each(_backward_share, threads, given)
+
+
+@njit(**SERIAL)
+def _backward_share(
+    thread: int,
+    threads: int,
+    dy: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    log_sum: Array,
+    starts: Any,
+    n_heads: int,
+    size: Head,
+    seen: Array,
+    drop: Any,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+) -> None:
+    rows, gradients = _workspace(size)
+    p, ds = aligned_matrix(BLOCK, BLOCK + LINE), aligned_matrix(BLOCK, BLOCK + LINE)
+    parts, step = len(dq), len(dq) * BLOCK
+    items = len(log_sum) * parts
+    for item in range(items * thread // threads, items * (thread + 1) // threads):
+        head, start = item // parts, item % parts * BLOCK
+        b, column = head // n_heads, head % n_heads * size.D
+        _fetch(dy[b], q[b], k[b], v[b], y[b], starts, column, size, rows)
+        _clear(gradients)
+        for i in range(0, size.T, BLOCK):
+            n = min(BLOCK, size.T - i)
+            for j in range(start, _reach(i + n - 1, 0, size.S, size), step):
+                m = min(BLOCK, size.S - j)
+                _weights_and_slopes(rows, i, n, j, m, log_sum[head], seen, drop, head, size, p, ds)
+                _add_gradients(rows, i, n, j, m, p, ds, size, gradients)
+        write_rows(gradients.queries, size.D, dq[item % parts, b], starts[0] + column)
+        for j in range(start, size.S, step):
+            write_rows(gradients.keys[j:], size.D, dk[b, j : j + BLOCK], starts[1] + column)
+            write_rows(gradients.values[j:], size.D, dv[b, j : j + BLOCK], starts[2] + column)
 
 
 @njit(**SERIAL)
@@ -209,9 +275,20 @@ def _clear(gradients: Gradients) -> None:
 
 @njit(**SERIAL)
 def _weights_and_slopes(
-    rows: Rows, i: int, n: int, j: int, m: int, log_sum: Array, seen: Array, head: int, size: Head, p: Array, ds: Array
+    rows: Rows,
+    i: int,
+    n: int,
+    j: int,
+    m: int,
+    log_sum: Array,
+    seen: Array,
+    drop: Any,
+    head: int,
+    size: Head,
+    p: Array,
+    ds: Array,
 ) -> None:
-    """p = exp(s q kᵀ − ℓ) and ds = p ⊙ (dy vᵀ − δ) for queries i … i + n and keys j … j + m"""
+    """ds = p ⊙ (drop(dy vᵀ) − δ) with p = exp(s q kᵀ − ℓ) for queries i … i + n and keys j … j + m; then p ← drop(p)"""
     _all_scores(rows.queries, rows.keys_t, i, n, j, m, size, p)
     _all_scores(rows.slopes, rows.values_t, i, n, j, m, size, ds)
     for t in range(n):
@@ -223,8 +300,14 @@ def _weights_and_slopes(
         if seen.size:
             for c in range(reach):
                 weights[c] = weights[c] if seen[head, j + c] else ZERO
-        for c in range(reach):
-            slopes[c] = weights[c] * (slopes[c] - delta)
+        if drop is None:
+            for c in range(reach):
+                slopes[c] = weights[c] * (slopes[c] - delta)
+        else:
+            factors = factors_of(drop, (head * size.T + i + t) * size.S + j, reach)
+            for c in range(reach):
+                slopes[c] = weights[c] * (slopes[c] * factors[c] - delta)
+                weights[c] *= factors[c]
         weights[unseen] = ZERO
         slopes[unseen] = ZERO
 

@@ -10,8 +10,7 @@ Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplicatio
 
 from typing import TypeAlias
 
-import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array
 from nanograd.kernels.cpu.avx512 import depth
@@ -27,7 +26,8 @@ from nanograd.kernels.cpu.packing import (
     pack_panels,
     panel_size,
 )
-from nanograd.kernels.cpu.support import PARALLEL, SERIAL
+from nanograd.kernels.cpu.support import SERIAL
+from nanograd.kernels.cpu.threads import for_each
 
 Shape: TypeAlias = tuple[int, int, int]  # M, K, N
 Summand: TypeAlias = tuple[int, int, int]  # address, from row to row in float32 (0: the same row each time), 1 or 0
@@ -56,7 +56,7 @@ def multiply_alone(
         _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def multiply_together(
     a: Operand,
     b: Operand,
@@ -72,17 +72,34 @@ def multiply_together(
     """The same on all threads: each packs a share of B, then computes a part of out. No sum is divided."""
     parts = grid[0] * grid[1]
     if not packed:
-        for share in prange(parts):
-            pack_panels(b, shape[1], shape[2], panels, np.int64(share), parts)  # unsigned, it would be compiled anew
-    for part in prange(parts):
-        _multiply_part(a, panels, blocks[part], shape, _part(np.int64(part), grid, shape), out, first, second)
+        for_each(_pack_share, parts, (b, shape[1], shape[2], panels, parts))
+    for_each(_multiply_share, parts, (a, panels, blocks, shape, grid, out, first, second))
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def pack_together(b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
     """B packed once, for several products."""
-    for share in prange(shares):
-        pack_panels(b, K, N, panels, np.int64(share), shares)
+    for_each(_pack_share, shares, (b, K, N, panels, shares))
+
+
+@njit(**SERIAL)
+def _pack_share(share: int, b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
+    pack_panels(b, K, N, panels, share, shares)
+
+
+@njit(**SERIAL)
+def _multiply_share(
+    part: int,
+    a: Operand,
+    panels: Array,
+    blocks: Array,
+    shape: Shape,
+    grid: Grid,
+    out: Stored,
+    first: Summand,
+    second: Summand,
+) -> None:
+    _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
 
 
 @njit(**SERIAL)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import LINE, PARALLEL, rows, run, takes
+from nanograd.kernels.cpu.support import LINE, SERIAL, rows, run, takes
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.indexing import embedding
 from nanograd.primitive import Needs
 from nanograd.tensor import ADDED
@@ -14,20 +15,22 @@ from nanograd.tensor import ADDED
 COLUMNS = 4 * LINE  # numbers of a row that one task adds: whole cache lines, so that no two tasks write to one
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _add_rows(ids: Array, dy: Array, dweight: Array) -> None:
     """dweight[ids[i]] += dy[i], i after i.   ids (N,), dy (N, C), dweight (V, C)
 
     Each task owns some columns of all rows: no two write to the same number, and each number's sum has one order.
     """
-    C = dweight.shape[1]
-    tasks = (C + COLUMNS - 1) // COLUMNS
-    for task in prange(tasks):
-        start, stop = task * COLUMNS, min(C, (task + 1) * COLUMNS)
-        for i in range(len(ids)):
-            out, d = dweight[ids[i], start:stop], dy[i, start:stop]
-            for j in range(len(d)):
-                out[j] += d[j]
+    for_each(_add_columns, (dweight.shape[1] + COLUMNS - 1) // COLUMNS, (ids, dy, dweight))
+
+
+@njit(**SERIAL)
+def _add_columns(task: int, ids: Array, dy: Array, dweight: Array) -> None:
+    start, stop = task * COLUMNS, min(dweight.shape[1], (task + 1) * COLUMNS)
+    for i in range(len(ids)):
+        out, d = dweight[ids[i], start:stop], dy[i, start:stop]
+        for j in range(len(d)):
+            out[j] += d[j]
 
 
 def _forward(xp: ArrayModule, weight: Array, ids: Array) -> Any:

@@ -7,17 +7,25 @@ own, would do that several times.
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array
-from nanograd.kernels.cpu.support import BLOCKS, PARALLEL, ZERO, first, run
+from nanograd.kernels.cpu.support import BLOCKS, SERIAL, ZERO, first, run
+from nanograd.kernels.cpu.threads import for_each
+
+PART = 1 << 16  # parameters of one task
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _adamw(w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     """AdamW.step for arrays (n,): m, v, w and, if asked for, zeros in g"""
+    for_each(_update_part, (w.size + PART - 1) // PART, (w, g, m, v, numbers, zero_grad))
+
+
+@njit(**SERIAL)
+def _update_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     scale, beta_1, rest_1, beta_2, rest_2, root_bias_2, eps, rate, keep = numbers
-    for i in prange(w.size):
+    for i in range(part * PART, min(w.size, (part + 1) * PART)):
         gi = g[i] * scale
         mi = m[i] * beta_1 + gi * rest_1
         vi = v[i] * beta_2 + gi * gi * rest_2
@@ -27,14 +35,18 @@ def _adamw(w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool
             g[i] = ZERO
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _squares(g: Array, sums: Array) -> None:
     """Σ g² of each block of g, in float64"""
-    for block in prange(len(sums)):
-        part, total = g[first(block, len(sums), g.size) : first(block + 1, len(sums), g.size)], 0.0
-        for i in range(len(part)):
-            total += np.float64(part[i]) * np.float64(part[i])
-        sums[block] = total
+    for_each(_squares_of_block, len(sums), (g, sums))
+
+
+@njit(**SERIAL)
+def _squares_of_block(block: int, g: Array, sums: Array) -> None:
+    part, total = g[first(block, len(sums), g.size) : first(block + 1, len(sums), g.size)], 0.0
+    for i in range(len(part)):
+        total += np.float64(part[i]) * np.float64(part[i])
+    sums[block] = total
 
 
 def adamw(

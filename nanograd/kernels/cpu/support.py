@@ -17,7 +17,13 @@ from nanograd.backend import Array
 # Multiply-adds; sums in vectors, in any order; −0 may become 0. Without "nnan" and "ninf", −∞ and NaN keep their
 # meaning; without "arcp" a division is a division, not a product with a reciprocal that may be infinite.
 FAST = {"contract", "reassoc", "nsz"}
-SERIAL: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "nogil": True, "cache": True}
+SERIAL: dict[str, Any] = {
+    "fastmath": FAST,
+    "error_model": "numpy",
+    "nogil": True,
+    "cache": True,
+    "no_cfunc_wrapper": True,  # nobody calls kernels from C, and the way in from there takes time to compile
+}
 PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
 
 ONE, ZERO = np.float32(1), np.float32(0)  # in a kernel 1 and 1.0 are 64 bits wide, and so is all they touch
