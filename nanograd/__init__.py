@@ -7,8 +7,8 @@
 Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py` and `train.py`.
 """
 
-from nanograd import nn, ops, profile
+from nanograd import backend, nn, ops, profile  # backend first: it has something to say before NumPy is imported
 from nanograd.nn import Module, Parameter
 from nanograd.tensor import Tensor, no_grad
 
-__all__ = ["Module", "Parameter", "Tensor", "nn", "no_grad", "ops", "profile"]
+__all__ = ["Module", "Parameter", "Tensor", "backend", "nn", "no_grad", "ops", "profile"]

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+# A thread of OpenBLAS without work spins for 2²⁶ cycles, a fiftieth of a second in which it holds a core that Numba's
+# threads want (and where the CPU lacks AVX-512, products are BLAS's). 2¹⁰ cycles outlast the way from one product to
+# the next. Read when NumPy is first imported: set here, before that, unless the user has set it.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
+
 import numpy as np
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
@@ -98,6 +103,19 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 2**26)
+
+
+def let_threads_sleep() -> None:
+    """How long a thread of OpenMP without work spins before it sleeps; to be called before Numba starts its threads.
+
+    By default they spin for milliseconds: quick on a quiet machine, but beside any other busy process each parallel
+    region then waits for a sibling that has no core. Sleeping at once costs a third of a small model's step. So
+    libgomp (Linux) spins 1,000 rounds, some 20 microseconds, and libomp (macOS) a millisecond, its shortest. Numba's
+    other layers, TBB's and its own, know neither variable. What the user has set in the environment is left alone.
+    """
+    for name, value in {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}.items():
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault(name, value)
 
 
 def describe(x: Any) -> str:

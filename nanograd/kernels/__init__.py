@@ -37,10 +37,7 @@ def load(matmul_precision: Literal["float32", "bf16"] | None = None) -> None:
 
     matmul_precision  what products compute in from now on; None leaves that as it is. Raises ValueError for bf16 where
     the CPU lacks it.
-
-    Waiting threads sleep: by default OpenMP's spin, and beside any other busy process every parallel region stalls.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when Numba starts its first parallel region
     from nanograd.kernels.cpu import (
         activation,
         attention,

@@ -1,5 +1,6 @@
 """Loading the twins: when they run, where compiled code is kept, what a machine without a writable home does."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,46 @@ def test_an_unwritable_cache_is_no_obstacle(tmp_path):
 
 def test_a_folder_of_the_user_s_choice_is_kept(tmp_path):
     assert run(NUMBA_CACHE_DIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "other"))[1] == str(tmp_path)
+
+
+WAITING = """
+import os, sys
+from nanograd import kernels
+kernels.load()
+print(*(os.environ.get(name) for name in sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        ({}, ["None", "1000", "1", "10"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["active", "None", "None", "10"]),
+        ({"GOMP_SPINCOUNT": "7", "OPENBLAS_THREAD_TIMEOUT": "4"}, ["None", "7", "1", "4"]),
+    ],
+)
+def test_how_threads_wait_is_set_unless_the_user_has_set_it(theirs, found):
+    names = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OPENBLAS_THREAD_TIMEOUT"]
+    environment = {name: value for name, value in os.environ.items() if name not in names} | theirs
+    command = [sys.executable, "-c", WAITING, *names]
+    assert subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.split() == found
+
+
+IMPORT = """
+import os, sys
+class Spy:
+    def find_spec(name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+sys.meta_path.insert(0, Spy)
+import nanograd
+"""
+
+
+def test_openblas_hears_of_it_before_numpy_is_imported():
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["10"]
 
 
 def test_twins_wait_until_they_are_loaded(twins):

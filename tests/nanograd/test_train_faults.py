@@ -147,7 +147,9 @@ def test_a_damaged_token_folder_of_the_user_is_refused_and_kept(flags, finished,
     folder = tmp_path / "tokens"
     shutil.copytree(token_folder(from_command_line(PRESETS, flags, prog="train", about="")), folder)
     (folder / "val-00000.npy").write_bytes(b"")
-    fails(train.main, [*flags, "--data", str(folder), "--out", str(tmp_path / "run")], "val-00000.npy is damaged", capsys)
+    fails(
+        train.main, [*flags, "--data", str(folder), "--out", str(tmp_path / "run")], "val-00000.npy is damaged", capsys
+    )
     assert (folder / "train-00000.npy").exists()
 
 

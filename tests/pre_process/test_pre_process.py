@@ -182,7 +182,9 @@ def test_a_corpus_becomes_token_files(folder: Path, tmp_path: Path, capsys: pyte
     books = tmp_path / "books"
     books.mkdir()
     for i in range(30):
-        (books / f"{i}.txt").write_text(f"licence\n*** START OF THE PROJECT GUTENBERG EBOOK ***\nbook {i}\x07 " + "and more " * 30)
+        (books / f"{i}.txt").write_text(
+            f"licence\n*** START OF THE PROJECT GUTENBERG EBOOK ***\nbook {i}\x07 " + "and more " * 30
+        )
     arguments = ["tokens", str(books), "--tokenizer", str(folder), "--val-fraction", "0.1"]
     assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
     assert "next: python -m nanograd.train --data" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from typing import Any
 
 import numba
 
+from nanograd import backend
 from nanograd.kernels import cache_folder
 
 
@@ -23,3 +24,5 @@ def _folder_for_compiled_code() -> Path:
 numba_config: Any = numba.config  # its names are made at run time
 if not numba_config.CACHE_DIR:  # else the user has chosen a folder, with NUMBA_CACHE_DIR
     numba_config.CACHE_DIR = str(_folder_for_compiled_code())
+
+backend.let_threads_sleep()
