@@ -187,8 +187,8 @@ def _add(pair: ShardPair, texts: list[str], plan: SplitPlan, tokenizer: "Tokeniz
     both = [plan.parts(text) for text in texts]
     for i, name in enumerate(SPLITS):
         if parts := [sides[i] for sides in both if sides[i]]:
-            rows = [np.append(tokenizer.encode(part), tokenizer.end_of_text_id) for part in parts]
-            pair.add(name, np.concatenate(rows), len(parts), sum(len(utf8(part)) for part in parts))
+            ids, _ = tokenizer.encode_documents(parts, end_of_text=True)
+            pair.add(name, ids, len(parts), sum(len(utf8(part)) for part in parts))
     pair.documents += len(texts)
 
 

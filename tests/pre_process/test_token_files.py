@@ -27,8 +27,10 @@ class WideTokenizer:
     end_of_text_id = 0x110000
     sha256 = hashlib.sha256(b"wide").hexdigest()
 
-    def encode(self, text: str) -> np.ndarray:
-        return np.array([ord(character) for character in text], np.int32)
+    def encode_documents(self, texts: Sequence[str], *, end_of_text: bool) -> tuple[np.ndarray, None]:
+        assert end_of_text
+        ends = [[*map(ord, text), self.end_of_text_id] for text in texts]
+        return np.concatenate(ends).astype(np.uint32), None
 
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_bytes(b"wide")
