@@ -15,10 +15,15 @@ gpt2_files     vocab.json and merges.txt; word_list.py reads vocabularies withou
 tiktoken_files rank files
 sentencepiece  Llama's way, with sentencepiece_files.py to read its models
 word_level     one token for each word
-inspection     how a text is cut, where a token comes from
+formats        opening any of these files
+chat           messages to one text, ids and the assistant's tokens; chat_sandbox.py keeps strangers' templates harmless
+inspection     how a text is cut, where a token comes from, how well a vocabulary fits
+commands       python -m pre_process.tokenizer, with text_blocks.py and id_files.py for files of any size
 """
 
+from pre_process.tokenizer.chat import ChatTemplate, EncodedChat, read_chat_template
 from pre_process.tokenizer.decoder import StreamDecoder
+from pre_process.tokenizer.formats import open_tokenizer
 from pre_process.tokenizer.gpt2_files import read_gpt2_files, write_gpt2_files
 from pre_process.tokenizer.pre_tokenize import NaivePreTokenizer
 from pre_process.tokenizer.sentencepiece import SentencePieceTokenizer, read_sentencepiece
@@ -29,12 +34,16 @@ from pre_process.tokenizer.word_level import WordLevelTokenizer
 from pre_process.tokenizer.word_list import read_word_list
 
 __all__ = [
+    "ChatTemplate",
+    "EncodedChat",
     "NaivePreTokenizer",
     "SentencePieceTokenizer",
     "StreamDecoder",
     "Tokenizer",
     "TokenizerError",
     "WordLevelTokenizer",
+    "open_tokenizer",
+    "read_chat_template",
     "read_gpt2_files",
     "read_sentencepiece",
     "read_tiktoken",

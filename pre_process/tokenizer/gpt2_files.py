@@ -14,23 +14,35 @@ from pre_process.tokenizer.byte_level import utf8
 from pre_process.tokenizer.hugging_face import unwritten, written_tokens
 from pre_process.tokenizer.json_files import faults_named, read_json, read_text, tokens_by_id, typed
 from pre_process.tokenizer.pre_tokenize import PatternName
+from pre_process.tokenizer.tiktoken_files import unmerged
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
 
 _HEADER = "#version: 0.2"
 
 
-def write_gpt2_files(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Write `folder`/vocab.json and `folder`/merges.txt. Raises TokenizerError for what they cannot hold, OSError."""
+def write_gpt2_files(tokenizer: Tokenizer, folder: str | Path, *, prefix: str = "") -> None:
+    """Write `folder`/vocab.json and `folder`/merges.txt. Raises TokenizerError for what they cannot hold, OSError.
+
+    With a `prefix` they are called prefix-vocab.json and prefix-merges.txt, as Hugging Face's `save_model` has it.
+    """
     vocabulary = tokenizer.vocabulary
     if vocabulary.level != "byte" or tokenizer.normalizer != "none" or tokenizer.lowercase:
         raise TokenizerError("vocab.json and merges.txt hold byte-level tokens without a normalizer: use save()")
+    if vocabulary.needs_greedy or (vocabulary.whole_pieces and unmerged(vocabulary)):
+        raise TokenizerError("vocab.json and merges.txt hold only tokens that merges make: use save()")
     names = written_tokens(vocabulary)
     ids = {name: token_id for token_id, name in enumerate(names)}
     lines = [_HEADER, *(f"{names[left]} {names[right]}" for left, right in vocabulary.merges)]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomic(Path(folder) / "vocab.json", json.dumps(ids, ensure_ascii=False).encode("utf-8"))
-    write_atomic(Path(folder) / "merges.txt", ("\n".join(lines) + "\n").encode("utf-8"))
+    vocab_path, merges_path = _paths(folder, prefix)
+    write_atomic(vocab_path, json.dumps(ids, ensure_ascii=False).encode("utf-8"))
+    write_atomic(merges_path, ("\n".join(lines) + "\n").encode("utf-8"))
+
+
+def _paths(folder: str | Path, prefix: str) -> tuple[Path, Path]:
+    start = f"{prefix}-" if prefix else ""
+    return Path(folder) / f"{start}vocab.json", Path(folder) / f"{start}merges.txt"
 
 
 def read_gpt2_files(
@@ -38,12 +50,17 @@ def read_gpt2_files(
     *,
     pattern: PatternName = "gpt2",
     special_tokens: Sequence[str] = ("<|pad|>", "<|endoftext|>"),
+    add_prefix_space: bool = False,
+    prefix: str = "",
 ) -> Tokenizer:
     """Read `folder`/vocab.json and `folder`/merges.txt. Those of `special_tokens` that vocab.json has are special.
 
+    With a `prefix` they are prefix-vocab.json and prefix-merges.txt; `add_prefix_space` is what the tokenizer was
+    trained with.
+
     Raises TokenizerError for a broken file, and for a token that no merge makes: then the two do not belong together.
     """
-    vocab_path, merges_path = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+    vocab_path, merges_path = _paths(folder, prefix)
     with faults_named(vocab_path):
         ids = typed(read_json(vocab_path), "the file", dict)
         names = tokens_by_id(ids)
@@ -55,7 +72,7 @@ def read_gpt2_files(
         made = {token_id for _, token_id in vocabulary.ranks.values()}
         if orphans := [token for token, i in vocabulary.ids.items() if len(token) > 1 and i not in made]:
             raise TokenizerError(f"no merge makes the token {short(orphans[0])} ({len(orphans)} such tokens)")
-    return Tokenizer(vocabulary, pattern=pattern)
+    return Tokenizer(vocabulary, pattern=pattern, add_prefix_space=add_prefix_space)
 
 
 def _read_merges(text: str, ids: dict[str, int]) -> tuple[tuple[int, int], ...]:

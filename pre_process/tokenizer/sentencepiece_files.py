@@ -79,7 +79,7 @@ def _read_piece(value: Value) -> Piece:
     text, score, kind = (fields.get(number, [default])[-1] for number, default in ((1, b""), (2, bytes(4)), (3, 1)))
     try:
         name = _bytes(text).decode("utf-8")
-        return Piece(name, struct.unpack("<f", _bytes(score))[0], PieceType(kind))
+        return Piece(name, struct.unpack("<f", _bytes(score))[0], PieceType(int(kind)))
     except (UnicodeDecodeError, struct.error, ValueError):
         raise TokenizerError(f"no SentencePiece model: the piece {short(text)} is damaged") from None
 

@@ -121,6 +121,13 @@ def _check_ranks_tell_all(vocabulary: Vocabulary) -> None:
         raise TokenizerError("the ids are not in the order of the merges, which is all a rank file holds: use save()")
     if vocabulary.whole_pieces and vocabulary.ranks.keys() >= set(_all_splits(vocabulary.ids)):
         return
+    if (token := unmerged(vocabulary)) is not None:
+        raise TokenizerError(f"no merges lead to token {short(token)}, as a rank file has it: use save()")
+
+
+def unmerged(vocabulary: Vocabulary) -> bytes | None:
+    """The first token whose own bytes are merged into something else, if there is one."""
     for token, token_id in vocabulary.ids.items():
         if apply_merges(vocabulary.byte_ids(token), vocabulary.ranks) != [token_id]:
-            raise TokenizerError(f"no merges lead to token {short(token)}, as a rank file has it: use save()")
+            return token
+    return None

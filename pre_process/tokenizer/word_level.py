@@ -1,7 +1,7 @@
 """One token for each word: the tokenizer of small translation and fill-in models. A rare word is [UNK] and lost.
 
-Words and runs of marks are cut out and white space is dropped, so decode(encode(text)) is the words with a space between
-them, not the text. Ids and file are those of Hugging Face's WordLevel model with the pre_tokenizer Whitespace.
+Words and runs of marks are cut out and white space is dropped, so decode(encode(text)) is the words with one space
+between them. Ids and file are those of Hugging Face's WordLevel model with the pre_tokenizer Whitespace.
 """
 
 import functools
