@@ -11,28 +11,25 @@ from pre_process.tokenizer.kernels.support import padded
 from pre_process.tokenizer.kernels.trie import Trie, make_trie
 from pre_process.tokenizer.vocabulary import Vocabulary
 
+_LONGEST_TOKEN = 1 << 10  # bytes; joining these takes the square of their length
+
 
 def fits(vocabulary: Vocabulary) -> bool:
-    """Can kernels encode with it? Ids and ranks must fit into the bits of a table, and a rank make one token."""
-    ranks = set(vocabulary.ranks.values())
-    one_each = len({rank for rank, _ in ranks}) == len(ranks)
-    return one_each and len(vocabulary.tokens) <= MOST_TOKENS and len(vocabulary.merges) <= MOST_MERGES
+    """Can kernels encode with it? Its ids and ranks must fit into the bits of a table."""
+    return len(vocabulary.tokens) <= MOST_TOKENS and len(vocabulary.merges) <= MOST_MERGES
 
 
 def merges_of(vocabulary: Vocabulary) -> Merges:
     """The merges, for a vocabulary that `fits`."""
-    left_right = np.array(list(vocabulary.ranks), np.int64).reshape(-1, 2)
-    rank, joined = np.array(list(vocabulary.ranks.values()), np.int64).reshape(-1, 2).T
-    made = np.zeros(rank.max(initial=-1) + 1, np.int32)
-    made[rank] = joined
+    parts = np.array(vocabulary.merges, np.int64).reshape(-1, 2)
     merges = Merges(
         symbols=_symbols(vocabulary),
-        pairs=pair_ranks(left_right[:, 0].copy(), left_right[:, 1].copy(), rank.copy()),
-        made=made,
+        pairs=pair_ranks(parts[:, 0].copy(), parts[:, 1].copy()),
+        made=np.array([token_id for _, token_id in vocabulary.ranks.values()], np.int32),
         lengths=np.array([len(token) for token in vocabulary.tokens], np.int32),
         in_order=False,
     )
-    return merges._replace(in_order=_in_order(vocabulary, merges, left_right, rank, joined))
+    return merges._replace(in_order=_in_order(vocabulary, merges, parts))
 
 
 def _symbols(vocabulary: Vocabulary) -> np.ndarray:
@@ -55,19 +52,19 @@ def _code_point(token: bytes) -> int:
         return -1
 
 
-def _in_order(
-    vocabulary: Vocabulary, merges: Merges, left_right: np.ndarray, rank: np.ndarray, joined: np.ndarray
-) -> bool:
+def _in_order(vocabulary: Vocabulary, merges: Merges, parts: np.ndarray) -> bool:
     """Is each token made after its parts? Of several merges that make one token, only one is ever used: the last
     that its own bytes go through. For wherever two tokens stand side by side, the bytes of the two, taken alone, have
     gone through the same joins, and there is one way that bytes go."""
-    data, starts = _laid_out([vocabulary.tokens[token_id] for token_id in joined.tolist()])
-    last = np.empty((2, len(joined)), np.int32)
+    if merges.lengths.max() > _LONGEST_TOKEN:
+        return False
+    data, starts = _laid_out([vocabulary.tokens[token_id] for token_id in merges.made.tolist()])
+    last = np.empty((2, len(parts)), np.int32)
     last_joins(data, starts, merges, last[0], last[1])
-    used = (left_right == last.T).all(axis=1)
+    used = np.flatnonzero((parts == last.T).all(axis=1))
     made_at = np.full(len(vocabulary.tokens), -1)
-    made_at[joined[used]] = rank[used]
-    return bool((made_at[left_right[used]].max(axis=1, initial=-1) < rank[used]).all())
+    made_at[merges.made[used]] = used
+    return bool((made_at[parts[used]] < used[:, None]).all())
 
 
 def trie_of(vocabulary: Vocabulary) -> Trie:
