@@ -52,7 +52,7 @@ def is_recording() -> bool:
 class Rule(NamedTuple):
     """A forward and the backward that can read what it saved. They are only ever used together."""
 
-    forward: Callable[..., tuple[Array, tuple[Any, ...]]]
+    forward: Callable[..., Any]
     backward: Callable[..., Any] | None
     accumulates: bool = False  # its backward can add to a leaf's gradient itself
 
@@ -96,11 +96,14 @@ class Node:
             return
         if self.leaf is not None and (tensor := self.leaf()) is not None:
             _accumulate(tensor, dy, self.owned)
-        if self.rule is None:
-            return
+        if self.rule is not None:
+            self.pass_on(dy, self.rule)
+
+    def pass_on(self, dy: Array, rule: Rule) -> None:
+        """Ask the rule for the parents' gradients."""
         xp, needs = backend.array_module(dy), tuple([parent is not None for parent in self.parents])
-        extra = {"into": tuple([_target(parent) for parent in self.parents])} if self.rule.accumulates else {}
-        dxs = self.rule.backward(xp, dy, *self.saved, needs=needs, **extra, **self.settings)  # type: ignore[misc]
+        extra = {"into": tuple([_target(parent) for parent in self.parents])} if rule.accumulates else {}
+        dxs = rule.backward(xp, dy, *self.saved, needs=needs, **extra, **self.settings)  # type: ignore[misc]
         parents, self.parents, self.saved, self.walked = self.parents, (), (), True
         for parent, dx in zip(parents, dxs if type(dxs) is tuple else (dxs,), strict=True):
             if parent is None or dx is None or dx is ADDED:
@@ -180,15 +183,8 @@ class Tensor:
         """
         if self.node is None:
             raise RuntimeError("backward: this tensor does not depend on any tensor that requires a gradient")
-        dy, nodes = self._first_gradient(dy), _oldest_first(self.node)
-        self.node.receive(dy)
-        try:
-            with watch.part("backward"):
-                while nodes:
-                    nodes.pop().step_back()
-        finally:  # if a rule failed, no half-made gradient may wait in a leaf for the next walk
-            for node in nodes:
-                node.grad = None
+        with watch.part("backward"):
+            walk(self.node, self._first_gradient(dy))
 
     def _first_gradient(self, dy: Array | None) -> Array:
         if dy is None:
@@ -247,9 +243,24 @@ class Tensor:
         def __neg__(self) -> "Tensor": ...
 
 
-def _oldest_first(root: Node) -> list[Node]:
+def walk(root: Node, dy: Array, *, owned: bool = False, until: Sequence[Node] = ()) -> None:
+    """Give `root` its gradient and step back from it and from all that it was made of, but not from `until`.
+
+    owned  nobody else holds `dy`: it may be written to
+    """
+    nodes = _oldest_first(root, until)
+    root.receive(dy, owned)
+    try:
+        while nodes:
+            nodes.pop().step_back()
+    finally:  # if a rule failed, no half-made gradient may wait in a leaf for the next walk
+        for node in nodes:
+            node.grad = None
+
+
+def _oldest_first(root: Node, until: Sequence[Node]) -> list[Node]:
     """Every node reachable from `root`, users behind what they used. No recursion: a graph may be 100,000 deep."""
-    seen, stack = {root}, [root]
+    seen, stack = {root, *until}, [root]
     while stack:
         node = stack.pop()
         if node.walked:
@@ -258,7 +269,7 @@ def _oldest_first(root: Node) -> list[Node]:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return sorted(seen, key=attrgetter("order"))
+    return sorted(seen.difference(until), key=attrgetter("order"))
 
 
 def _target(node: Node | None) -> Array | None:
