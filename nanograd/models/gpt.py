@@ -11,6 +11,7 @@ import numpy as np
 
 from nanograd import backend, nn, ops, random
 from nanograd.backend import Array
+from nanograd.nn.recompute import recompute
 from nanograd.tensor import Tensor, no_grad
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
@@ -133,6 +134,7 @@ class DecoderLM(nn.Module):
         check_config(config)
         C, rng = config.d_model, random.generator(seed, "init")
         self.config = config
+        self.recompute_blocks = False  # True: keep less for backward, and run each block a second time there
         self.dropout_keys = random.DropoutKeys(seed)
         self.tokens = nn.Embedding(config.vocab_size, C, rng=rng, std=config.token_std)
         if embeddings is not None:
@@ -163,7 +165,7 @@ class DecoderLM(nn.Module):
         """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""
         x = self.embed(ids, padding_mask)
         for block in self.blocks:
-            x = block(x, padding_mask)
+            x = recompute(block, x, padding_mask) if self.recompute_blocks else block(x, padding_mask)
         return x if self.norm is None else self.norm(x)
 
     def embed(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
