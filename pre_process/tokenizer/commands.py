@@ -130,7 +130,9 @@ def _decodable(tokenizer: TextTokenizer, ids: np.ndarray) -> Iterator[np.ndarray
         yield ids
         return
     special = set(tokenizer.special_tokens.values())
-    starts = np.array([i not in special and token[0] & 0xC0 != 0x80 for i, token in enumerate(tokenizer.vocabulary.tokens)])
+    starts = np.array(
+        [i not in special and token[0] & 0xC0 != 0x80 for i, token in enumerate(tokenizer.vocabulary.tokens)]
+    )
     begin, end = 0, DECODED_TOGETHER
     while end < len(ids):
         known = ids[end] < len(starts)  # an unknown id is for decode to refuse
@@ -148,13 +150,14 @@ def inspect(path: Path, file: Path | None, *, show: int) -> None:
     if file is None:
         print_vocabulary(console, tokenizer)
         return
-    usage, total = Usage(tokenizer), file.stat().st_size
+    usage, total, beginning = Usage(tokenizer), file.stat().st_size, ""
     with bar("counting") as progress:
-        for number, (block, done) in enumerate(_blocks(tokenizer, file)):
-            if number == 0 and show:
-                print_text(console, tokenizer, block[:show])
+        for block, done in _blocks(tokenizer, file):
+            beginning += block[: show - len(beginning)]
             usage.add(block)
             progress(done, total)
+    if beginning:
+        print_text(console, tokenizer, beginning)
     print_vocabulary(console, tokenizer)
     print_usage(console, usage, file.name)
 
@@ -189,4 +192,5 @@ def bar(what: str) -> Iterator[Progress]:
     try:
         yield update
     finally:
-        shown.stop()
+        if shown.live.is_started:
+            shown.stop()

@@ -1,8 +1,8 @@
 """Text files of any size as strings of some megabytes, cut where no token goes across.
 
-Such a place is between a letter or digit and the space or line break behind it. All the patterns cut there too, and none
-of them looks back, or ahead from a letter: so the pieces of the blocks are the pieces of the file. A file without such
-a place is one block.
+Such a place is between a letter or digit and the space or line break behind it. All the patterns cut there too, and
+none of them looks back, or ahead from a letter: so the pieces of the blocks are the pieces of the file. A file without
+such a place is one block.
 """
 
 import codecs
