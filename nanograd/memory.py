@@ -14,7 +14,7 @@ KEPT_BY_ACTIVATION = {"gelu": 2, "gelu-tanh": 2, "silu": 2, "relu": 1, "relu2": 
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
 
 
-def estimate_memory(config: DecoderLMConfig, batch_size: int) -> float:
+def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_blocks: bool = False) -> float:
     """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, and
     either one micro-batch's activations or, in a large model, the copies made while it is saved.
 
@@ -26,23 +26,29 @@ def estimate_memory(config: DecoderLMConfig, batch_size: int) -> float:
     attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
     mlp = KEPT_BY_ACTIVATION[config.activation] * config.hidden_width
     dropout = 2 * C if config.dropout else 0
-    blocks = batch_size * T * (config.n_layers * (norms + attention + mlp + dropout) + 2 * C)
+    layer = batch_size * T * (norms + attention + mlp + dropout)
     head = 3 * V * C + min(CHUNK, batch_size * T * V)  # its gradient, two packed copies, a chunk of logits
+    if recompute_blocks:
+        activations = batch_size * T * (config.n_layers + 2) * C + max(layer, head)  # inputs, and one block at a time
+    else:
+        activations = batch_size * T * 2 * C + config.n_layers * layer + head
     weights = count_parameters(config)
     state = 4 * weights  # themselves, gradients, two moments
     saving = 3 * weights  # as bytes, as one file, and as that file on its way out of the safetensors library
-    return AT_REST + BYTES * (state + max(blocks + head, saving))
+    return AT_REST + BYTES * (state + max(activations, saving))
 
 
-def check_memory(config: DecoderLMConfig, batch_size: int, device: str) -> None:
+def check_memory(config: DecoderLMConfig, batch_size: int, device: str, *, recompute_blocks: bool = False) -> None:
     """Raise MemoryError if training on the CPU needs more than this machine has at all."""
     if device != "cpu" or not hasattr(os, "sysconf"):  # Windows doesn't tell
         return
-    need, there = estimate_memory(config, batch_size), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need = estimate_memory(config, batch_size, recompute_blocks=recompute_blocks)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > there:
+        advice = "" if recompute_blocks else "give --recompute-blocks, or "
         raise MemoryError(
             f"this needs about {need / 1e9:,.1f} GB, the machine has {there / 1e9:,.1f} GB; "
-            "lower --batch-size, --context-length or --d-model"
+            f"{advice}lower --batch-size, --context-length or --d-model"
         )
 
 

@@ -78,6 +78,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """cpu, cuda or cuda:N"""
     matmul_precision: Literal["float32", "bf16"] = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
+    recompute_blocks: bool = False
+    """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
     """first values of the token embeddings"""
     word2vec_epochs: Count = 5

@@ -92,8 +92,9 @@ class Run:
             )
         )
         check_disk(out, config.model)
-        check_memory(config.model, config.batch_size, config.device)
+        check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
+        self.model.recompute_blocks = config.recompute_blocks
         self.model.to(config.device)
         self.parameters = FlatParameters(self.model)
         o = config.optim
@@ -261,7 +262,8 @@ def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
 def describe(config: TrainConfig) -> None:
     """What --dry-run prints: settings, parameters, tokens, memory."""
     folder = token_folder(config)
-    memory = estimate_memory(config.model, config.batch_size) + (0 if folder.is_dir() else PREPARING)
+    memory = estimate_memory(config.model, config.batch_size, recompute_blocks=config.recompute_blocks)
+    memory += 0 if folder.is_dir() else PREPARING
     per_step = config.accumulate * config.batch_size * config.model.context_length
     print(to_toml(config))
     rows = {

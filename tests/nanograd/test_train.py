@@ -100,6 +100,19 @@ def test_training_in_bf16_learns_as_in_float32(flags, tmp_path, precision):
     assert (losses["bf16"] != losses["float32"]).any(), "it must have been another precision"
 
 
+def test_blocks_that_run_again_train_to_the_same_bits_in_less_memory(flags, tmp_path, capsys):
+    argv, memory = [*flags, "--dropout", "0.1", "--n-layers", "3"], []
+    for name in ("--recompute-blocks", "--no-recompute-blocks"):
+        assert terminal.run(train.main, [*argv, name, "--out", str(tmp_path / name)]) == 0
+        capsys.readouterr()
+        assert terminal.run(train.main, [*argv, name, "--batch-size", "2000", "--dry-run"]) == 0
+        line = next(line for line in capsys.readouterr().err.splitlines() if " MB" in line)
+        memory.append(int(line.partition("about ")[2].partition(" MB")[0].replace(",", "")))
+    again, plain = (tmp_path / name / "model.safetensors" for name in ("--recompute-blocks", "--no-recompute-blocks"))
+    assert again.read_bytes() == plain.read_bytes()
+    assert memory[0] < memory[1]
+
+
 def test_a_token_folder_can_be_data(finished, flags, tmp_path):
     folder = token_folder(from_command_line(PRESETS, flags, prog="train", about=""))
     argv = [*flags, "--data", str(folder), "--steps", "10", "--out", str(tmp_path / "t")]
