@@ -100,7 +100,7 @@ def test_threads_change_nothing(precision, shape):
     found = []
     for grid in ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 70)):
         out = before.copy()
-        gemm._multiply(a.T, b.T, None, out, [out], gemm._LANES[precision], grid)
+        gemm._multiply(a.T, b.T, None, out, [out], gemm.LANE_TYPES[precision], grid)
         found.append(out)
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import nanograd.kernels.cpu.loss as compiled
 from nanograd import backend, ops
+from nanograd.kernels.cpu import gemm, output_layer
+from nanograd.kernels.cpu.cpu_features import has_bf16
 from nanograd.models.gpt import DecoderLM, DecoderLMConfig
 from nanograd.ops import loss as formulas
 from nanograd.tensor import Tensor, no_grad
@@ -125,6 +127,71 @@ def test_without_recording_no_gradient_is_computed(monkeypatch):
     assert abs(loss.item() - composite(arrays, targets)[0]) < 1e-6
     with pytest.raises(AssertionError):
         ops.linear_cross_entropy(*map(Tensor, arrays), targets)
+
+
+def blas_only(monkeypatch):
+    monkeypatch.setattr(compiled, "has_avx512", lambda: False)
+
+
+@every("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.01}])
+@every("avx512", [True, False])
+def test_with_and_without_avx512(avx512, options, monkeypatch):
+    if not avx512:
+        blas_only(monkeypatch)
+    arrays, targets = arrays_and_targets(70, 33, 1301, True, np.float32)
+    targets[::7] = -100
+    monkeypatch.setattr(compiled, "CHUNK", 1301 * 30)
+    monkeypatch.setattr(compiled, "FEWEST_ROWS", 3)
+    assert_equal(fused(arrays, targets, **options), composite(arrays, targets, **options), np.float32)
+
+
+@every("jump", [60.0, -60.0, 1e4, -1e4])
+def test_a_logit_far_from_its_rows_first_ones(jump):
+    """The reference of the exponentials is guessed from the first 512 columns: here it is wrong by `jump`."""
+    arrays, targets = arrays_and_targets(40, 9, 1100, True, np.float32)
+    arrays[2][700:] += jump
+    found, expected = fused(arrays, targets), composite(arrays, targets)
+    assert abs(found[0] - expected[0]) <= 1e-6 * abs(expected[0])
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3 if abs(jump) > 100 else 1e-5, atol=1e-3 * np.abs(b).max())
+
+
+def test_logits_of_minus_infinity_are_impossible_tokens():
+    arrays, targets = arrays_and_targets(30, 9, 1100, True, np.float32)
+    for impossible in (slice(0, 600), slice(600, 1100), slice(5, 7)):
+        arrays[2][:], targets = 0, np.full(30, 3 if impossible.start else 700)
+        arrays[2][impossible] = -np.inf
+        loss, gradients = fused(arrays, targets)
+        possible = np.isfinite(arrays[2])
+        some = [arrays[0], arrays[1][possible], arrays[2][possible]]
+        expected = composite(some, targets - np.count_nonzero(~possible[: targets[0]]))
+        assert abs(loss - expected[0]) < 1e-5
+        np.testing.assert_allclose(gradients[1][possible], expected[1][1], atol=1e-6)
+        assert not gradients[1][~possible].any()
+
+
+@pytest.mark.skipif(not has_bf16(), reason="no bf16")
+def test_a_certain_prediction_is_not_rounded_away():
+    """p − 1 is tiny where the model is sure: from a p in bf16 it would be noise of 2⁻⁹."""
+    arrays = [np.eye(8, dtype=np.float32), 14 * np.eye(8, dtype=np.float32), None]
+    with gemm.precision_of("bf16"):
+        _, (_, dweight) = fused(arrays[:2], np.arange(8))
+    expected = composite(arrays[:2], np.arange(8))[1][1]
+    np.testing.assert_allclose(np.diag(dweight), np.diag(expected), rtol=1e-2)
+
+
+@every("precision", ["float32", pytest.param("bf16", marks=pytest.mark.skipif(not has_bf16(), reason="no bf16"))])
+def test_threads_change_nothing(precision, monkeypatch):
+    arrays, targets = arrays_and_targets(310, 40, 1300, True, np.float32)
+    found = []
+    for threads in (1, 2, 3, 5):
+        monkeypatch.setattr(output_layer, "get_num_threads", lambda threads=threads: threads)
+        with gemm.precision_of(precision):
+            found.append(fused(arrays, targets, label_smoothing=0.1))
+    for loss, gradients in found[1:]:
+        assert loss == found[0][0]
+        for a, b in zip(gradients, found[0][1], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @every("kernels", [True, False])

@@ -131,3 +131,18 @@ def put(typing_context: Any, lanes: Any, index: Any, x: Any) -> Codegen:
         return context.get_dummy_value()
 
     return signature, write
+
+
+@instructions
+def get(typing_context: Any, lanes: Any, index: Any) -> Codegen:
+    """Value number `index` of this array as a float32."""
+    signature = types.float32(lanes, types.int64)
+
+    def write(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        array, index = arguments
+        element = F32 if lanes.dtype == types.float32 else BF16
+        values = builder.bitcast(context.make_array(lanes)(context, builder, array).data, element.as_pointer())
+        value = builder.load(builder.gep(values, [index]))
+        return value if lanes.dtype == types.float32 else builder.fpext(value, F32)
+
+    return signature, write

@@ -31,6 +31,8 @@ from nanograd.kernels.cpu.threads import for_each
 
 Shape: TypeAlias = tuple[int, int, int]  # M, K, N
 Summand: TypeAlias = tuple[int, int, int]  # address, from row to row in float32 (0: the same row each time), 1 or 0
+Place: TypeAlias = tuple[int, int, int]  # in an array of lanes: start, from row to row, from step to step
+Part: TypeAlias = tuple[int, int, int, int]  # of out: from row, to row, from panel, to panel
 Grid: TypeAlias = tuple[int, int]  # bands of rows, bands of columns: a part of out for each thread
 
 
@@ -53,7 +55,7 @@ def multiply_alone(
         for share in range(parts):
             pack_panels(b, shape[1], shape[2], panels, share, parts)
     for part in range(parts):
-        _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
+        _multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
 
 
 @njit(**SERIAL)
@@ -99,12 +101,12 @@ def _multiply_share(
     first: Summand,
     second: Summand,
 ) -> None:
-    _multiply_part(a, panels, blocks[part], shape, _part(part, grid, shape), out, first, second)
+    _multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
 
 
 @njit(**SERIAL)
-def _part(number: int, grid: Grid, shape: Shape) -> tuple[int, int, int, int]:
-    """(from row, to row, from panel, to panel) of one part: whole tiles and whole panels."""
+def part_of(number: int, grid: Grid, shape: Shape) -> Part:
+    """Where one part of the grid lies: whole tiles and whole panels."""
     i, j = number // grid[1], number % grid[1]
     tiles, panels = (shape[0] + TILE_ROWS - 1) // TILE_ROWS, (shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
     first, last = tiles * i // grid[0] * TILE_ROWS, tiles * (i + 1) // grid[0] * TILE_ROWS
@@ -117,26 +119,27 @@ def _multiply_part(
     panels: Array,
     block: Array,
     shape: Shape,
-    part: tuple[int, int, int, int],
+    part: Part,
     out: Stored,
     first: Summand,
     second: Summand,
 ) -> None:
     """One part of out: all blocks of k, and in each all blocks of rows. From the second k on, out is a summand."""
-    ks = _even(shape[1], BLOCK_STEPS * depth(panels), depth(panels))
+    ks = even(shape[1], BLOCK_STEPS * depth(panels), depth(panels))
+    place = (0, 1, COLUMN_STRIDE) if a[2] else (0, ROW_STRIDE, 1)
     so_far, nothing = (out[0], out[1], 1), (out[0], out[1], 0)
     for k in range(0, shape[1], ks):
         for i in range(part[0], part[1], BLOCK_ROWS):
             rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
             pack_block(a, rows, (k, k_to), block)
             summands = (so_far, nothing) if k else (first, second)
-            _multiply_block(block, a[2], panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
+            multiply_block(block, place, panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
 
 
 @njit(**SERIAL)
-def _multiply_block(
+def multiply_block(
     block: Array,
-    transposed: int,
+    place: Place,
     panels: Array,
     shape: Shape,
     rows: tuple[int, int],
@@ -145,10 +148,12 @@ def _multiply_block(
     out: Stored,
     summands: tuple[Summand, Summand],
 ) -> None:
-    """One block of A with a strip of panels of B, tile by tile: a panel stays near while all tiles use it."""
+    """One block of A with a strip of panels of B, tile by tile: a panel stays near while all tiles use it.
+
+    block, place    lanes of A, in any layout; where rows[0] and ks[0] are, from row to row and from step to step
+    """
     per_lane = depth(panels)
     steps, size = (ks[1] - ks[0] + per_lane - 1) // per_lane, panel_size(shape[1], per_lane)
-    row, step = (1, COLUMN_STRIDE) if transposed else (ROW_STRIDE, 1)
     first, second = summands
     for panel in range(strip[0], strip[1]):
         n = panel * TILE_COLUMNS
@@ -156,12 +161,25 @@ def _multiply_block(
         for i in range(rows[0], rows[1], TILE_ROWS):
             tile = (_at(out, i, n), out[1], min(TILE_ROWS, rows[1] - i), columns)
             first_tile, second_tile = (_at(first, i, n), first[1], first[2]), (_at(second, i, n), second[1], second[2])
-            a = ((i - rows[0]) * row, row, step)
+            a = (place[0] + (i - rows[0]) * place[1], place[1], place[2])
             multiply_tile(block, a, panels, b, steps, tile, first_tile, second_tile)
 
 
 @njit(**SERIAL)
-def _even(length: int, longest: int, unit: int) -> int:
+def multiply_lanes(a: Array, panels: Array, shape: Shape, part: Part, out: Stored, first: Summand) -> None:
+    """One part of out = A B + first, where the rows of A are lanes already: read as they lie."""
+    per_lane, stride = depth(panels), a.shape[1]
+    ks = even(shape[1], BLOCK_STEPS * per_lane, per_lane)
+    so_far, nothing = (out[0], out[1], 1), (out[0], out[1], 0)
+    for k in range(0, shape[1], ks):
+        for i in range(part[0], part[1], BLOCK_ROWS):
+            rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
+            place, summands = (i * stride + k // per_lane, stride, 1), (so_far if k else first, nothing)
+            multiply_block(a.reshape(-1), place, panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
+
+
+@njit(**SERIAL)
+def even(length: int, longest: int, unit: int) -> int:
     """The length, in whole units, of equal pieces that are not longer than `longest`."""
     pieces = (length + longest - 1) // longest
     return ((length + pieces - 1) // pieces + unit - 1) // unit * unit

@@ -24,8 +24,8 @@ from nanograd.kernels.cpu.support import aligned_empty
 Precision: TypeAlias = Literal["float32", "bf16"]
 
 _FEW_ROWS = {"float32": 16, "bf16": 4}  # up to here packing B takes longer than all the rest; BLAS goes without
-_SMALL = 1_000_000  # multiplications that take as long as starting a parallel region
-_LANES: dict[str, Any] = {"float32": np.float32, "bf16": np.uint32}
+SMALL = 1_000_000  # multiplications that take as long as starting a parallel region
+LANE_TYPES: dict[str, Any] = {"float32": np.float32, "bf16": np.uint32}
 _precision: Precision = "float32"
 _workspace = threading.local()
 
@@ -40,7 +40,7 @@ class Prepacked(NamedTuple):
 
 def check_precision(name: str) -> None:
     """Raise ValueError, in one line that says what to do, unless products can be computed in this precision here."""
-    if name not in _LANES:
+    if name not in LANE_TYPES:
         raise ValueError(f"matmul precision {name!r} is unknown: use float32 or bf16")
     if name == "bf16" and not has_bf16():
         raise ValueError(
@@ -104,7 +104,7 @@ def product(
         x if x is out else _apart(x, out) for x in (out if accumulate else None, bias, residual) if x is not None
     ]
     if _by_our_own(left, right, precision):
-        _multiply(left, right, panels, out, summands, _LANES[precision])
+        _multiply(left, right, panels, out, summands, LANE_TYPES[precision])
     else:
         _multiply_by_blas(left, right, out, summands)
     return out
@@ -118,8 +118,8 @@ def prepack(b: Array, *, transpose: bool = False, precision: Precision | None = 
     if not has_avx512() or 0 in matrix.shape:
         return Prepacked(matrix, None, precision)
     _kept, operand = _as_it_lies(matrix)  # `_kept` keeps the memory while its address is used
-    lanes = _LANES[precision]
-    panels = aligned_empty((_panels_size(matrix.shape, lanes),), lanes)
+    lanes = LANE_TYPES[precision]
+    panels = aligned_empty((panels_size(matrix.shape, lanes),), lanes)
     pack_together(operand, *matrix.shape, panels, get_num_threads())
     return Prepacked(matrix, panels, precision)
 
@@ -169,12 +169,12 @@ def _multiply(
 ) -> None:
     """The compiled product: gives it addresses for arrays, and a workspace."""
     (M, K), N = a.shape, b.shape[1]
-    grid = grid or _grid(1 if M * K * N < _SMALL else get_num_threads(), M, N)
+    grid = grid or grid_of(1 if M * K * N < SMALL else get_num_threads(), M, N)
     a, left = _as_it_lies(a)
     b, right = _as_it_lies(b)
     packed, parts = panels is not None, grid[0] * grid[1]
     if panels is None:
-        panels = _workspace_of("panels", _panels_size((K, N), lanes), lanes)
+        panels = _workspace_of("panels", panels_size((K, N), lanes), lanes)
     blocks = _workspace_of("blocks", parts * BLOCK_SIZE, lanes)[: parts * BLOCK_SIZE].reshape(parts, BLOCK_SIZE)
     to = (out.ctypes.data, N)
     tiles = [(x.ctypes.data, N if x.ndim == 2 else 0, 1) for x in summands] + [(*to, 0)] * (2 - len(summands))
@@ -193,14 +193,15 @@ def _as_it_lies(x: Array) -> tuple[Array, Operand]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _grid(threads: int, M: int, N: int) -> Grid:
+def grid_of(threads: int, M: int, N: int) -> Grid:
     """(bands of rows, bands of columns) for the threads: the cut whose largest part is smallest, in whole tiles."""
     tiles, panels = -(-M // TILE_ROWS), -(-N // TILE_COLUMNS)
     cuts = [(rows, threads // rows) for rows in range(threads, 0, -1) if threads % rows == 0]
     return min(cuts, key=lambda cut: -(-tiles // cut[0]) * -(-panels // cut[1]))
 
 
-def _panels_size(shape: tuple[int, int], lanes: Any) -> int:
+def panels_size(shape: tuple[int, int], lanes: Any) -> int:
+    """Lanes of a packed right operand (K, N)."""
     K, N = shape
     return -(-N // TILE_COLUMNS) * int(panel_size(K, 1 if lanes is np.float32 else 2))
 

@@ -11,15 +11,17 @@ import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.gemm import prepack, product
+from nanograd.kernels.cpu.cpu_features import has_avx512
+from nanograd.kernels.cpu.gemm import product
+from nanograd.kernels.cpu.output_layer import losses_and_gradients
 from nanograd.kernels.cpu.softmax import finite_max
 from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, aligned_empty, exp, rows, run, takes
 from nanograd.ops.loss import linear_cross_entropy
 from nanograd.primitive import Needs
 from nanograd.tensor import ADDED, is_recording
 
-CHUNK = 1 << 23  # logits that are held at a time: 32 MiB
-FEWEST_ROWS = 256  # but so many rows at least, for the sake of the products
+CHUNK = 1 << 23  # logits that are held at a time: 32 MiB in float32
+FEWEST_ROWS = 256  # but so many rows at least, because each chunk reads and writes all of dW
 
 Into = tuple[Array | None, ...]
 
@@ -28,13 +30,9 @@ Into = tuple[Array | None, ...]
 def _losses_and_slopes(
     z: Array, t: Array, smoothing: Any, z_loss: Any, share: Any, losses: Array, slopes: bool
 ) -> None:
-    """Row by row: the loss and, if `slopes`, share times its gradient in the place of z. 0 where t is −1."""
+    """Row by row: the loss and, if `slopes`, share times its gradient in the place of z."""
     for i in prange(len(z)):
-        losses[i] = ZERO
-        if t[i] >= 0:
-            losses[i] = _loss_and_slope(z[i], t[i], smoothing, z_loss, share, slopes)
-        elif slopes:
-            z[i] = ZERO
+        losses[i] = _loss_and_slope(z[i], t[i], smoothing, z_loss, share, slopes)
 
 
 @njit(**SERIAL)
@@ -82,33 +80,46 @@ def _forward(
     t = _places(x, weight, bias, targets, ignore_index)
     if t is None:
         return NotImplemented
-    rows_of_x, n_real = rows(x), max(int(np.count_nonzero(t >= 0)), 1)
-    constants = np.float32(label_smoothing), np.float32(z_loss), np.float32(1 / n_real)
-    losses = np.empty(len(t), np.float32)
+    real = t >= 0
+    n_real = int(np.count_nonzero(real))
+    rows_of_x = rows(x) if n_real == len(t) else rows(x)[real]
     gradients = _gradients(rows_of_x, weight, bias) if is_recording() else None
-    _through_chunks(rows_of_x, weight, bias, t, constants, losses, gradients)
-    dx, dweight, dbias = gradients or (None, None, None)
-    loss = np.asarray(losses.sum(dtype=np.float64) / n_real, np.float32)
-    return loss, (None if dx is None else dx.reshape(x.shape), dweight, dbias)
+    losses = np.empty(n_real, np.float32)
+    if n_real:
+        constants = np.float32(label_smoothing), np.float32(z_loss), np.float32(1 / n_real)
+        step = max(FEWEST_ROWS, CHUNK // len(weight))
+        through = losses_and_gradients if has_avx512() else _through_chunks
+        through(rows_of_x, weight, bias, t[real], constants, losses, gradients, step)
+    loss = np.asarray(losses.sum(dtype=np.float64) / max(n_real, 1), np.float32)
+    if gradients is None:
+        return loss, (None, None, None)
+    return loss, (_at(real, gradients[0]).reshape(x.shape), *gradients[1:])
+
+
+def _at(real: Array, dx: Array) -> Array:
+    """The gradients of real rows in their places, and zeros between them."""
+    if len(dx) == len(real):
+        return dx
+    everywhere = np.zeros((len(real), dx.shape[1]), np.float32)
+    everywhere[real] = dx
+    return everywhere
 
 
 def _through_chunks(
-    x: Array, weight: Array, bias: Array | None, t: Array, constants: Any, losses: Array, gradients: Any
+    x: Array, weight: Array, bias: Array | None, t: Array, constants: Any, losses: Array, gradients: Any, step: int
 ) -> None:
-    """Fill `losses` and, unless they are None, add to `gradients` (dx, dW, db): z and dz share one piece of memory."""
-    step = int(min(len(x), max(FEWEST_ROWS, CHUNK // len(weight))))
-    memory = aligned_empty((step, len(weight)))
-    to_logits, back = weight, weight
-    if step < len(x):  # several products with the same operand: bring it into their order once
-        to_logits = prepack(weight, transpose=True)
-        back = prepack(weight) if gradients else weight
+    """Without AVX-512: the products are BLAS's, and z and dz share one piece of memory.
+
+    Fill `losses` and, unless they are None, `gradients` (dx, dW, db); all targets are real.
+    """
+    memory = aligned_empty((min(len(x), step), len(weight)))
     for i in range(0, len(x), step):
         some, z = x[i : i + step], memory[: len(x) - i]
-        product(some, to_logits, z, transpose_b=True, bias=bias)
+        product(some, weight, z, transpose_b=True, bias=bias)
         run(_losses_and_slopes, z.size, z, t[i : i + step], *constants, losses[i : i + step], gradients is not None)
         if gradients:
             dx, dweight, dbias = gradients
-            product(z, back, dx[i : i + step])
+            product(z, weight, dx[i : i + step])
             product(z, some, dweight, transpose_a=True, accumulate=i > 0)
             if dbias is not None:
                 dbias += z.sum(axis=0)
@@ -141,7 +152,8 @@ def _times(factor: Any, gradient: Array, target: Array | None) -> Any:
 
 
 def _gradients(x: Array, weight: Array, bias: Array | None) -> Any:
-    return np.empty_like(x), np.empty_like(weight), None if bias is None else np.zeros_like(bias)
+    dweight = (np.empty if len(x) else np.zeros)(weight.shape, np.float32)
+    return np.empty_like(x), dweight, None if bias is None else np.zeros_like(bias)
 
 
 def _places(x: Array, weight: Array, bias: Array | None, targets: Any, ignore_index: int) -> Array | None:

@@ -148,6 +148,38 @@ def join_rows(typing_context: Any, source: Any, lanes: Any, target: Any) -> Code
 
 
 @instructions
+def interleave_rows(
+    typing_context: Any, narrowed: Any, source: Any, row_length: Any, ks: Any, lanes: Any, target: Any
+) -> Codegen:
+    """16 lanes from 16 columns of a matrix that is narrowed already: one row of float32, or two of bf16."""
+    signature = types.void(narrowed, types.int64, types.int64, types.int64, lanes, types.int64)
+
+    def write(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        matrix, source, row_length, ks, array, target = arguments
+        data = context.make_array(narrowed)(context, builder, matrix).data
+        if lanes.dtype == types.float32:
+            joined = builder.load(builder.bitcast(builder.gep(data, [source]), WORDS.as_pointer()), align=4)
+        else:
+            halves = builder.bitcast(data, avx512.I16.as_pointer())
+            exists = builder.icmp_signed(">", ks, number(1))
+            low = _load_halves(builder, halves, source)
+            high = _load_halves(builder, halves, builder.add(source, builder.select(exists, row_length, number(0))))
+            high = builder.shl(high, ir.Constant(WORDS, [16] * LANES))
+            high = builder.select(exists, high, ir.Constant(WORDS, [0] * LANES))
+            joined = builder.or_(low, high)
+        _store(builder, joined, context.make_array(lanes)(context, builder, array).data, target)
+        return context.get_dummy_value()
+
+    return signature, write
+
+
+def _load_halves(builder: ir.IRBuilder, data: ir.Value, index: ir.Value) -> ir.Value:
+    """16 neighbours of 16 bits, as the lower halves of 16 lanes."""
+    pointer = builder.bitcast(builder.gep(data, [index]), ir.VectorType(avx512.I16, LANES).as_pointer())
+    return builder.zext(builder.load(pointer, align=2), WORDS)
+
+
+@instructions
 def turn_square(typing_context: Any, source: Any, panels: Any, target: Any) -> Codegen:
     """16 rows × 16 lanes of (address, row length, rows, ks) → 16 steps of a panel. Zeros where rows or ks end."""
     signature = types.void(source, panels, target)
