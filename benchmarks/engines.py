@@ -47,9 +47,8 @@ SHAPES: dict[str, tuple[DecoderLMConfig, int]] = {  # and sequences in a batch
 }
 
 
-def batch(shape: str, step: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(config: DecoderLMConfig, B: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """ids and targets (B, T) of a step, the same in every process."""
-    config, B = SHAPES[shape]
     rng = np.random.default_rng(step % BATCHES)
     windows = rng.integers(0, config.vocab_size, (B, config.context_length + 1))
     return windows[:, :-1], windows[:, 1:]
@@ -120,7 +119,8 @@ def make_step(engine: str, config: DecoderLMConfig, threads: int) -> Step:
 
 def prepare(engine: str, shape: str, threads: int) -> Answer:
     """An engine's process: for a number it takes that many steps and answers (ms, losses, peak MB)."""
-    take_step, taken = make_step(engine, SHAPES[shape][0], threads), 0
+    config, B = SHAPES[shape]
+    take_step, taken = make_step(engine, config, threads), 0
 
     def answer(question: Any) -> Any:
         nonlocal taken
@@ -128,7 +128,7 @@ def prepare(engine: str, shape: str, threads: int) -> Answer:
             from nanograd.kernels.cpu.peak import product_peak
 
             return product_peak()
-        batches = [batch(shape, taken + i) for i in range(question)]
+        batches = [batch(config, B, taken + i) for i in range(question)]
         ms, losses = zip(*(timed(take_step, *arrays) for arrays in batches), strict=True)
         taken += len(batches)
         return list(ms), list(losses), peak_mb()
@@ -151,13 +151,12 @@ def version_of(engine: str) -> str:
     return version(engine.split("-")[0])
 
 
-def arithmetic(shape: str) -> float:
+def arithmetic(c: DecoderLMConfig, B: int) -> float:
     """GFLOP of a step's products: what a formula must multiply and add, not what an engine computes twice.
 
     6 for each weight of a matrix and each token: 2 forward, 4 backward. Position and token vectors are looked up, but
     the tied output layer is a matrix. Attention: two products forward and four backward of T² C, half of it masked.
     """
-    c, B = SHAPES[shape]
     matrices = c.n_layers * (4 * c.d_model**2 + 2 * c.d_model * c.hidden_width) + c.vocab_size * c.d_model
     attention = c.n_layers * 6 * c.context_length * c.d_model
     return 1e-9 * B * c.context_length * (6 * matrices + attention)

@@ -179,7 +179,7 @@ def compare(run: Run, shape: str) -> list[Record]:
             "losses": found.losses,
             "ratio": fastest and fastest / ms[engine],
             "ratio_float32": None if in_bf16(engine) else fastest_float32 and fastest_float32 / ms[engine],
-            "share_of_peak": found.product_peak and 1e3 * arithmetic(shape) / ms[engine] / found.product_peak,
+            "share_of_peak": found.product_peak and 1e3 * arithmetic(config, B) / ms[engine] / found.product_peak,
             "first_steps_ms": found.first_ms,
             "version": version_of(engine),
             **context,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, steps_picture, train_step
-from nanograd import terminal
+from benchmarks import context, engines, precision, steps_picture, train_step
+from nanograd import kernels, terminal
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {
@@ -212,7 +212,7 @@ def test_arithmetic_of_a_step():
     """6 × parameters in matrices × tokens, and attention's six products of T² C / 2 for each sequence and layer."""
     config, B = engines.SHAPES["test"]
     tokens, matrices = B * 16, 2 * 12 * 32 * 32 + 65 * 32
-    assert engines.arithmetic("test") == pytest.approx(1e-9 * (6 * matrices * tokens + 2 * B * 6 * 16 * 16 * 32))
+    assert engines.arithmetic(config, B) == pytest.approx(1e-9 * (6 * matrices * tokens + 2 * B * 6 * 16 * 16 * 32))
     assert config.n_layers == 2
 
 
@@ -224,3 +224,65 @@ def test_engines_get_the_threads_they_were_told(monkeypatch):
     code = "import numba, torch; print(numba.get_num_threads(), torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1"]
+
+
+# Other benchmarks of training
+
+
+def test_cost_against_context(tmp_path, monkeypatch):
+    """Two contexts, one engine: the arithmetic grows by attention's part alone, and the picture can be drawn."""
+    path = tmp_path / "context.jsonl"
+    command = [sys.executable, "-m", "benchmarks.context", "--engines", "nanograd", "--tokens", "256", "--steps", "1"]
+    done = subprocess.run([*command, "--threads", "1", "--json", str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    short, long = (json.loads(line) for line in path.read_text().splitlines())
+    assert (short["context"], long["context"]) == (128, 256)
+    assert (short["growth"], short["arithmetic_growth"], short["added_gflops"]) == (1, 1, None)
+    c = context.MODEL
+    assert long["gflop"] - short["gflop"] == pytest.approx(1e-9 * c.n_layers * 6 * c.d_model * 256 * 128)
+    assert long["us_per_token"] == pytest.approx(1e3 * long["ms"] / 256)
+    assert context.draw(path).read_bytes().startswith(b"\x89PNG")
+    path.write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="not from benchmarks"):
+        context.draw(path)
+
+
+@pytest.mark.parametrize("flags", [["--engines", "torhc"], ["--tokens", "100"], ["--steps", "0"], ["--engines", ""]])
+def test_context_refuses(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        context.main(flags)
+    assert stop.value.code == 2
+    assert "error" in capsys.readouterr().err
+
+
+def can_bf16() -> bool:
+    try:
+        kernels.check_matmul_precision("bf16", "cpu")
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("twins")
+@pytest.mark.skipif(not can_bf16(), reason="this CPU has no bf16 products")
+def test_bf16_learns_as_well_as_float32(tmp_path, monkeypatch, capsys):
+    """A shortened run of benchmarks.precision, in which a wrong product would show."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "precision.jsonl"
+    assert precision.main(["--steps", "20", "--seeds", "3", "--json", str(path)]) == 0
+    [record] = [json.loads(line) for line in path.read_text().splitlines()]
+    for kind in ("validation", "training"):
+        loss = record[kind]
+        assert loss["off"] == pytest.approx(loss["bf16"] / loss["float32"] - 1)
+        assert 0 < abs(loss["off"]) < precision.TOLERANCE, "0 would mean that both were computed in one precision"
+        assert loss["float32"] < math.log(4096), "it has learned something"
+    assert "seed 3, validation" in capsys.readouterr().out
+
+
+def test_losses_that_are_too_far_apart_make_the_command_fail(monkeypatch, tmp_path):
+    fine, far = ({"bf16": 5.0 * (1 + off), "float32": 5.0, "off": off} for off in (0.009, 0.011))
+    for training, code in ((fine, 0), (far, 1)):
+        found = [{"seed": 0, "steps": 1, "validation": fine, "training": training}]
+        monkeypatch.setattr(precision, "compare", lambda config, seeds, found=found: found)
+        assert precision.main([]) == code
