@@ -8,7 +8,7 @@ each setting is the part of the layout that does the same thing.
     other pattern, bytes            pre_tokenizer Split by the pattern, then ByteLevel
     any pattern, characters         pre_tokenizer Split; model.byte_fallback, where <0x80> … <0xFF> are the lone bytes
     nfc, nfkc, lowercase            normalizer NFC, NFKC, Lowercase
-    add_prefix_space                ByteLevel.add_prefix_space, or a normalizer Replace before a Split
+    add_prefix_space                ByteLevel.add_prefix_space, or normalizers Prepend and Replace before a Split
     ascii                           normalizer "AnyAscii"    ⎫ no such part exists there, so `tokenizers` refuses the
     a word list without merges      model "LongestMatch"     ⎭ file rather than give other ids
 """

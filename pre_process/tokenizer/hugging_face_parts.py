@@ -31,7 +31,10 @@ _NORMALIZERS: dict[NormalizerName, list[Json]] = {
     "ascii": [{"type": "AnyAscii"}],
 }
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_SPACE_IN_FRONT = {"type": "Replace", "pattern": {"Regex": r"\A(?=[^ ])"}, "content": " "}
+_SPACE_IN_FRONT: list[Json] = [  # two make one again
+    {"type": "Prepend", "prepend": " "},
+    {"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "},
+]
 _DECODERS: dict[Level, Json] = {
     "byte": _BYTE_LEVEL | {"add_prefix_space": True},
     "character": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
@@ -67,7 +70,7 @@ def read_settings(tree: Json) -> tuple[Settings, Level]:
 def _normalizers(settings: Settings, level: Level) -> list[Json]:
     in_front = settings.add_prefix_space and not _byte_level_does_all(settings, level)
     lowercase = [{"type": "Lowercase"}] * settings.lowercase
-    return _NORMALIZERS[settings.normalizer] + lowercase + [_SPACE_IN_FRONT] * in_front
+    return _NORMALIZERS[settings.normalizer] + lowercase + _SPACE_IN_FRONT * in_front
 
 
 def _byte_level_does_all(settings: Settings, level: Level) -> bool:

@@ -184,4 +184,4 @@ def _exchange(content: bytearray, rng: random.Random) -> None:
     )
     if tokens:
         found = rng.choice(tokens)
-        content[found.start() : found.end()] = rng.choice([*values, b'""', rng.choice(tokens)[0]])
+        content[found.start() : found.end()] = rng.choice([*values, rng.choice(tokens)[0]])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pre_process.tokenizer import Tokenizer, TokenizerError, read_tiktoken, write_tiktoken
+from pre_process.tokenizer import Tokenizer, TokenizerError, read_tiktoken, write_gpt2_files, write_tiktoken
 from pre_process.tokenizer.pre_tokenize import PATTERNS
 from tests.pre_process import tokenizer_texts as texts
 
@@ -132,6 +132,9 @@ def test_what_ranks_cannot_say_is_refused(tmp_path: Path, reason: str) -> None:
 
 
 def test_whole_pieces_without_all_merges_are_refused(tmp_path: Path) -> None:
-    """In tiktoken "abc" is joined inside of longer pieces too."""
+    """In tiktoken "abc" is joined inside of longer pieces too, and with the two files of GPT-2 it is never joined."""
+    tokenizer = from_merges("a b", "b c", "a bc", whole_pieces=True)
     with pytest.raises(TokenizerError, match="no merges lead to token b'abc'"):
-        write_tiktoken(from_merges("a b", "b c", "a bc", whole_pieces=True), tmp_path / "x.tiktoken")
+        write_tiktoken(tokenizer, tmp_path / "x.tiktoken")
+    with pytest.raises(TokenizerError, match="hold only tokens that merges make"):
+        write_gpt2_files(tokenizer, tmp_path)
