@@ -233,4 +233,6 @@ def _wait(xp: ArrayModule) -> None:
 
 
 def _details(arrays: list[Any], settings: dict[str, Any], twin: bool) -> dict[str, Any]:
-    return {"inputs": [describe(x) for x in arrays], "runs": "twin" if twin else "formula", **settings}
+    """In words: neither an array nor an infinity may end up in a timeline."""
+    said = {name: describe(x) if hasattr(x, "dtype") else str(x) for name, x in settings.items()}
+    return {"inputs": [describe(x) for x in arrays], "runs": "twin" if twin else "formula", **said}

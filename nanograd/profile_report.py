@@ -164,7 +164,7 @@ class Report:
     def write_trace(self, path: str | Path) -> None:
         """Write a timeline in Chrome's trace format, in one step. Raises OSError."""
         trace = {"displayTimeUnit": "ms", "traceEvents": list(self._events())}
-        write_atomic(Path(path), json.dumps(trace, default=str).encode())
+        write_atomic(Path(path), json.dumps(trace, allow_nan=False).encode())
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Complete events (X) in a lane each, a counter (C) of bytes, and the lanes' names (M); times in µs.
