@@ -109,7 +109,7 @@ def from_merges(*merges: str, whole_pieces: bool = False) -> Tokenizer:
     from pre_process.tokenizer.vocabulary import Vocabulary
 
     pairs = [tuple(part.encode() for part in merge.split()) for merge in merges]
-    tokens = list(dict.fromkeys([*BYTES, *sorted({left + right for left, right in pairs}, key=len)]))
+    tokens = list(dict.fromkeys([*BYTES, *sorted((left + right for left, right in pairs), key=len)]))
     ids = tuple((tokens.index(left), tokens.index(right)) for left, right in pairs)
     return Tokenizer(Vocabulary(tuple(tokens), ids, {}, "byte", whole_pieces=whole_pieces))
 
