@@ -9,19 +9,20 @@ from typing import Literal
 import numpy as np
 
 from pre_process.files import write_atomic
-from pre_process.tokenizer import hugging_face
+from pre_process.tokenizer import documents, hugging_face
 from pre_process.tokenizer.added_tokens import allowed_specials, split_specials
 from pre_process.tokenizer.batch import Rows, Side, pad_batch, split_rows, truncate_ids, usable_cores, with_specials
 from pre_process.tokenizer.decoder import Decoder, StreamDecoder, checked_ids
 from pre_process.tokenizer.encoder import Encoder, Method
 from pre_process.tokenizer.hugging_face_parts import Settings
 from pre_process.tokenizer.normalize import NormalizerName, make_normalizer
-from pre_process.tokenizer.pre_tokenize import PatternName, splitter
-from pre_process.tokenizer.train import check_specials, count_pieces, train_vocabulary
+from pre_process.tokenizer.pre_tokenize import PatternName
+from pre_process.tokenizer.train import train_vocabulary
 from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
 
 FILE_NAME = "tokenizer.json"
 PAD_NAMES = ("<|pad|>", "<pad>", "[PAD]")
+SPECIAL_TOKENS = ("<|pad|>", "<|endoftext|>")
 END_OF_TEXT_NAMES = ("<|endoftext|>", "<endoftext>", "</s>")
 
 
@@ -71,29 +72,60 @@ class Tokenizer:
         normalizer: NormalizerName = "none",
         lowercase: bool = False,
         add_prefix_space: bool = False,
-        special_tokens: Sequence[str] = ("<|pad|>", "<|endoftext|>"),
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
         min_frequency: int = 2,
+        threads: int | None = None,
+        counted: Callable[[int], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Tokenizer":
         """Learn at most `vocab_size` tokens from `texts` (documents), read once: specials, first symbols, merges.
 
         The "naive" pattern starts from characters, the others from bytes. Pairs (and characters) seen fewer than
-        `min_frequency` times are left alone. `progress(merges done, merges wanted)`. Raises TokenizerError.
+        `min_frequency` times are left alone. `counted(bytes read)`, then `progress(merges done, merges wanted)`.
+        Memory grows with the different pieces, not with the texts; large ones are counted by `threads` (None: one per
+        core), with the same result. Raises TokenizerError.
         """
-        split = splitter(pattern)
-        check_specials(special_tokens, split)
         normalize = make_normalizer(normalizer, lowercase=lowercase, add_prefix_space=add_prefix_space)
-        pieces = count_pieces(texts, normalize, split)
         vocabulary = train_vocabulary(
-            pieces,
+            documents.from_texts(texts, normalize),
             vocab_size=vocab_size,
-            level="character" if pattern == "naive" else "byte",
+            pattern=pattern,
             special_tokens=special_tokens,
             min_frequency=min_frequency,
+            threads=threads,
+            counted=counted,
             progress=progress,
         )
         settings = Settings(pattern, normalizer, lowercase, add_prefix_space)
         return cls(vocabulary, **settings._asdict())
+
+    @classmethod
+    def train_files(
+        cls,
+        paths: Iterable[str | Path],
+        *,
+        vocab_size: int,
+        pattern: PatternName = "gpt2",
+        normalizer: NormalizerName = "none",
+        lowercase: bool = False,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+        min_frequency: int = 2,
+        threads: int | None = None,
+        counted: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Tokenizer":
+        """As `train` on UTF-8 files, each a document, which stream through memory in parts. Raises OSError too."""
+        vocabulary = train_vocabulary(
+            documents.from_files(paths, make_normalizer(normalizer, lowercase=lowercase)),
+            vocab_size=vocab_size,
+            pattern=pattern,
+            special_tokens=special_tokens,
+            min_frequency=min_frequency,
+            threads=threads,
+            counted=counted,
+            progress=progress,
+        )
+        return cls(vocabulary, pattern=pattern, normalizer=normalizer, lowercase=lowercase)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":

@@ -1,4 +1,4 @@
-"""Learning merges: the textbook example, a trainer that counts everything anew, and Hugging Face's."""
+"""Learning merges in Python: the textbook example, a trainer that counts everything anew, and Hugging Face's."""
 
 import json
 from collections import Counter
@@ -17,6 +17,12 @@ from pre_process.tokenizer.vocabulary import Vocabulary
 from tests.pre_process import tokenizer_texts as texts
 
 SPECIALS = ["<|pad|>", "<|endoftext|>"]
+
+
+@pytest.fixture(autouse=True)
+def in_python(monkeypatch) -> None:
+    """The readable trainer; test_tokenizer_training.py holds the compiled one to it."""
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")
 
 
 def merge(word: Sequence[int], pair: tuple[int, int], new_id: int) -> tuple[int, ...]:

@@ -5,15 +5,19 @@ support          how functions are compiled, how bytes reach them
 keys             a piece as two numbers, to find it in a table
 scanner          cutting UTF-8 into pieces
 counting         how often each piece occurs
+pairs, heap      pairs of neighbours, with their counts: all of them, and the most frequent one
 merging          which neighbours to join next
+training         documents → merges, on several threads
 
 Importing this package compiles nothing and does not load Numba. Compiling takes seconds, once on a machine; the code is
 kept on disk. So a small text is done in Python (`compiled_pays`), and both ways give the same result.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,21 +33,32 @@ _ready: set[str] = set()  # the parts that this process has loaded
 
 
 def compiled_pays(part: Part, n_bytes: int) -> bool:
-    """Should `part` of the work be done by compiled code, for a text of `n_bytes`? Never if NANOGRAD_KERNELS=0.
+    """Should `part` of the work be done by compiled code, for a text of `n_bytes`?"""
+    return n_bytes >= worth_compiling(part)
 
-    Yes where the code is in memory already, or on disk and the text not small, or the text is worth the compiling.
+
+def worth_compiling(part: Part) -> float:
+    """From how many bytes on compiled code is the quicker way; infinity if NANOGRAD_KERNELS=0 keeps it off.
+
+    0 where the code is in memory already, SMALL where it is on disk, else LARGE.
     """
     if os.environ.get("NANOGRAD_KERNELS") == "0":
-        return False
-    return part in _ready or n_bytes >= LARGE or (n_bytes >= SMALL and _mark(part).exists())
+        return math.inf
+    if part in _ready:
+        return 0
+    return SMALL if _mark(part).exists() else LARGE
 
 
 @contextlib.contextmanager
-def compiling(part: Part) -> Iterator[None]:
-    """Around the first calls of the kernels of `part`: says that it will take a while, leaves a mark after."""
-    if part not in _ready and not _mark(part).exists():
+def compiling(part: Part) -> Iterator[bool]:
+    """Around the first calls of the kernels of `part`; leaves the mark that they are on disk.
+
+    Yields True if they are not there yet, after saying that this will take a while.
+    """
+    is_first = part not in _ready and not _mark(part).exists()
+    if is_first:
         _log.warning("compiling the tokenizer's code (%s): about 15 seconds, once on this machine", part)
-    yield
+    yield is_first
     if part not in _ready:
         _ready.add(part)
         with contextlib.suppress(OSError):  # then Numba could not keep its code here either
@@ -55,8 +70,13 @@ def cache_folder() -> Path:
 
     Numba itself compares a kernel's own file only: a change in a file that the kernel calls would go unseen.
     """
+    return _user_folder() / f"tokenizer-{_hash_of_sources()}"
+
+
+@functools.cache
+def _hash_of_sources() -> str:
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return _user_folder() / f"tokenizer-{hashlib.sha256(sources).hexdigest()[:16]}"
+    return hashlib.sha256(sources).hexdigest()[:16]
 
 
 def _user_folder() -> Path:

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from pre_process.tokenizer.kernels.support import helper
+from pre_process.tokenizer.kernels.support import lean
 
 INLINE_BYTES = 15  # as many fit into the key itself
 LONG = np.uint64(0xFF << 56)  # the mark of a key that is a hash
@@ -39,7 +39,7 @@ def _load64(typing_context: Any, text: Any, at: Any) -> Any:
 load64: Any = intrinsic(_load64)  # for use inside kernels
 
 
-@helper
+@lean
 def piece_key(text: np.ndarray, at: int, size: int) -> tuple[np.uint64, np.uint64]:
     """(low, high) of text[at : at + size], size ≥ 1."""
     if size > INLINE_BYTES:
@@ -50,7 +50,7 @@ def piece_key(text: np.ndarray, at: int, size: int) -> tuple[np.uint64, np.uint6
     return low, load64(text, at + 8) & _low_bytes(size - 8) | _U64(size) << _U64(56)
 
 
-@helper
+@lean
 def key_hash(low: np.uint64, high: np.uint64) -> np.int64:
     """Where to look for a key: a number of 44 bits, ≥ 0."""
     mixed = (low ^ high * _ODD_1) * _ODD_2
@@ -58,7 +58,7 @@ def key_hash(low: np.uint64, high: np.uint64) -> np.int64:
     return np.int64(mixed * _ODD_1 >> _U64(20))
 
 
-@helper
+@lean
 def same_bytes(text: np.ndarray, at: int, other_text: np.ndarray, other: int, size: int) -> bool:
     """text[at : at + size] == other_text[other : other + size]"""
     whole = size & ~7
@@ -68,7 +68,7 @@ def same_bytes(text: np.ndarray, at: int, other_text: np.ndarray, other: int, si
     return (load64(text, at + whole) ^ load64(other_text, other + whole)) & _low_bytes(size - whole) == 0
 
 
-@helper
+@lean
 def _hash_bytes(text: np.ndarray, at: int, size: int) -> np.uint64:
     mixed = _U64(size) * _ODD_1
     whole = size & ~7
@@ -79,7 +79,7 @@ def _hash_bytes(text: np.ndarray, at: int, size: int) -> np.uint64:
     return mixed ^ mixed >> _U64(29)
 
 
-@helper
+@lean
 def _low_bytes(count: int) -> np.uint64:
     """A mask of the lowest `count` < 8 bytes."""
     return (_U64(1) << _U64(8 * count)) - _U64(1)

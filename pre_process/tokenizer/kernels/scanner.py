@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pre_process.tokenizer.kernels.support import helper
+from pre_process.tokenizer.kernels.support import lean
 from pre_process.tokenizer.kernels.unicode_classes import (
     LETTER,
     NEWLINE,
@@ -104,7 +104,7 @@ def _sign(kind: int) -> int:
 _BYTE_CLASSES, _FLAGS = _byte_classes(), _flags()
 
 
-@helper
+@lean
 def scan(text: np.ndarray, start: int, end: int, pattern: int, table: np.ndarray, ends: np.ndarray) -> int:
     """Write where the pieces of text[start:end] end, one after the other, and return how many: all, or len(ends).
 
@@ -128,7 +128,7 @@ def scan(text: np.ndarray, start: int, end: int, pattern: int, table: np.ndarray
     return n
 
 
-@helper
+@lean
 def _scan_ascii(text: np.ndarray, start: int, end: int, pattern: int, ends: np.ndarray, n: int) -> int:
     """Append the ends of pieces from `start` on while the table decides; the last piece of a document it never does."""
     kinds, flags = _BYTE_CLASSES[pattern], _FLAGS[pattern]
@@ -146,7 +146,7 @@ def _scan_ascii(text: np.ndarray, start: int, end: int, pattern: int, ends: np.n
     return n
 
 
-@helper
+@lean
 def next_piece(text: np.ndarray, at: int, end: int, pattern: int, table: np.ndarray) -> int:
     """Where the piece ends that begins at `at` < `end`."""
     if pattern == GPT2:
@@ -156,7 +156,7 @@ def next_piece(text: np.ndarray, at: int, end: int, pattern: int, table: np.ndar
     return _next_cl100k(text, at, end, table, pattern == CL100K_TIKTOKEN)
 
 
-@helper
+@lean
 def _next_naive(text: np.ndarray, at: int, end: int) -> int:
     kinds = _BYTE_CLASSES[NAIVE]
     if kinds[text[at]] == NUMBER:
@@ -166,7 +166,7 @@ def _next_naive(text: np.ndarray, at: int, end: int) -> int:
     return at
 
 
-@helper
+@lean
 def _next_gpt2(text: np.ndarray, at: int, end: int, table: np.ndarray) -> int:
     """'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"""
     size = _contraction(text, at, end, False)
@@ -182,7 +182,7 @@ def _next_gpt2(text: np.ndarray, at: int, end: int, table: np.ndarray) -> int:
     return _white_space(text, at, end, table, False, False)
 
 
-@helper
+@lean
 def _next_cl100k(text: np.ndarray, at: int, end: int, table: np.ndarray, whole_end: bool) -> int:
     """(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|
     \\s*[\\r\\n]+|\\s+(?!\\S)|\\s+      and if `whole_end`, before the last line, \\s++$"""
@@ -208,7 +208,7 @@ def _next_cl100k(text: np.ndarray, at: int, end: int, table: np.ndarray, whole_e
     return _white_space(text, at, end, table, True, whole_end)
 
 
-@helper
+@lean
 def _contraction(text: np.ndarray, at: int, end: int, any_case: bool) -> int:
     """How many bytes "'s", "'re" … take at `at`; 0 if there is none."""
     if text[at] != ord("'") or at + 1 == end:
@@ -226,7 +226,7 @@ def _contraction(text: np.ndarray, at: int, end: int, any_case: bool) -> int:
     return 3 if first == ord("l") and second == ord("l") else 0
 
 
-@helper
+@lean
 def _up_to_three_numbers(text: np.ndarray, at: int, end: int, table: np.ndarray) -> int:
     for _ in range(3):
         kind, size = _character(text, at, table)
@@ -238,7 +238,7 @@ def _up_to_three_numbers(text: np.ndarray, at: int, end: int, table: np.ndarray)
     return at
 
 
-@helper
+@lean
 def _white_space(text: np.ndarray, start: int, end: int, table: np.ndarray, newlines_end: bool, whole_end: bool) -> int:
     """Where the piece of white space from `start` on ends: before the run's last character, unless the text ends there.
 
@@ -259,7 +259,7 @@ def _white_space(text: np.ndarray, start: int, end: int, table: np.ndarray, newl
     return at if at == end or last == start else last
 
 
-@helper
+@lean
 def _run(text: np.ndarray, at: int, end: int, table: np.ndarray, kind: int) -> int:
     """The end of the run of characters of one class."""
     while at < end:
@@ -270,7 +270,7 @@ def _run(text: np.ndarray, at: int, end: int, table: np.ndarray, kind: int) -> i
     return at
 
 
-@helper
+@lean
 def _character(text: np.ndarray, at: int, table: np.ndarray) -> tuple[int, int]:
     """The class of the character at `at`, and how many bytes it takes."""
     first = np.int64(text[at])
