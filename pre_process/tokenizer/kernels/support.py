@@ -27,9 +27,10 @@ def helper(function: Callable[..., Any]) -> Any:
 def lean(function: Callable[..., Any]) -> Any:
     """As `helper`, for functions that allocate nothing: Numba's run time, which counts references, stays out of them.
 
-    Counting those of every array that comes and goes takes ten times as long as what a short function does with it.
+    Counting those of every array that comes and goes takes ten times as long as what a short function does with it. Nor
+    is such a function ever called: it becomes part of its caller. A call would pass seven numbers for every array.
     """
-    return _njit(**SERIAL, _nrt=False)(function)
+    return _njit(**SERIAL, _nrt=False, forceinline=True)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
