@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import context, engines, precision, steps_picture, train_step
-from nanograd import kernels, terminal
+from benchmarks import context, engines, op_subjects, precision, steps_picture, train_step
+from nanograd import kernels, ops, terminal
+from nanograd.primitive import Primitive
 
 ROOT = Path(__file__).parents[1]
 FIELDS = {
@@ -286,3 +288,40 @@ def test_losses_that_are_too_far_apart_make_the_command_fail(monkeypatch, tmp_pa
         found = [{"seed": 0, "steps": 1, "validation": fine, "training": training}]
         monkeypatch.setattr(precision, "compare", lambda config, seeds, found=found: found)
         assert precision.main([]) == code
+
+
+# Operations alone
+
+
+def test_every_operation_with_a_twin_is_measured():
+    kernels.load()
+    twinned = {op.name for op in vars(ops).values() if isinstance(op, Primitive) and op.twins}
+    assert twinned | {"adamw"} == {subject.op for subject in op_subjects.SUBJECTS}
+
+
+@pytest.mark.parametrize("subject", [s for s in op_subjects.SUBJECTS if s.op != "adamw"], ids=lambda s: s.name)
+def test_pytorch_has_the_same_task(subject):
+    """Its function computes the operation's value, so that times are of the same thing (dropout: of the same size)."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the peer: pip install 'nanograd[peers]'")
+    arrays = subject.arrays()
+    y = getattr(ops, subject.op)(*arrays, **subject.settings).data
+    tensors = [torch.from_numpy(x) if hasattr(x, "dtype") else x for x in arrays]
+    theirs = op_subjects.torch_functions(subject)[subject.op](*tensors).numpy()
+    assert theirs.shape == y.shape
+    if "dropout" not in subject.name:
+        np.testing.assert_allclose(y, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_operations_are_compared(tmp_path):
+    path = tmp_path / "ops.jsonl"
+    command = [sys.executable, "-m", "benchmarks.ops", "--only", "gelu", "linear", "--rounds", "1", "--threads", "1"]
+    done = subprocess.run([*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    gelu, linear = (json.loads(line) for line in path.read_text().splitlines())
+    assert (gelu["op"], gelu["limit"], linear["limit"]) == ("gelu", "bandwidth", "product peak")
+    assert gelu["ratio"]["twin"] == 1
+    assert gelu["ratio"]["formula"] == pytest.approx(gelu["ms"]["formula"] / gelu["ms"]["twin"])
+    gflop, peak = 6e-9 * 2048 * 256 * 1024, linear["product_gflops"]
+    assert linear["share_of_limit"] == pytest.approx(gflop / (linear["ms"]["twin"] / 1e3) / peak)
+    at_the_limit = 5 * 4 * 2048 * 1024 / (1e9 * gelu["copy_gb_per_s"])
+    assert gelu["share_of_limit"] == pytest.approx(at_the_limit / (gelu["ms"]["twin"] / 1e3))
