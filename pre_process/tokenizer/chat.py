@@ -6,8 +6,7 @@ the assistant wrote, messages get invisible marks before the template is rendere
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
@@ -16,12 +15,19 @@ import numpy as np
 
 from pre_process.tokenizer.added_tokens import split_specials
 from pre_process.tokenizer.byte_level import utf8
+from pre_process.tokenizer.chat_marks import (
+    ChatError,
+    Marks,
+    Message,
+    assistant_marked,
+    assistant_spans,
+    broken,
+    unused_marks,
+)
 from pre_process.tokenizer.formats import TextTokenizer
 from pre_process.tokenizer.json_files import faults_named, read_json, read_text, typed
 from pre_process.tokenizer.tokenizer import Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
-
-Message = Mapping[str, Any]
 
 CHATML = (
     "{% for message in messages %}"
@@ -32,10 +38,6 @@ CHATML = (
     "{% else %}{{ message.content }}<|im_end|>{% endif %}{{ '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-class ChatError(TokenizerError):
-    """A template or a list of messages that cannot be used; the message is one line."""
 
 
 class EncodedChat(NamedTuple):
@@ -68,7 +70,7 @@ class ChatTemplate:
 
         Raises ChatError: messages without role or content, a template that refuses them, fails, or does not end.
         """
-        marks = _unused_marks(self.source, messages, variables)
+        marks = unused_marks(self.source, messages, variables)
         return marks.removed_from(self._render(_checked(messages), add_generation_prompt, variables, marks))
 
     def encode(
@@ -80,25 +82,29 @@ class ChatTemplate:
         trust_messages: bool = False,
         **variables: Any,
     ) -> EncodedChat:
-        """Text, ids and mask. With `trust_messages`, special tokens that stand in messages are special too.
+        """Text, ids and mask. With `trust_messages`, special tokens that stand in messages or tools are special too.
 
         What the assistant wrote is what the template puts between {% generation %} and {% endgeneration %}; without
         such blocks, the content of its messages and a special token right behind it. A token that is only partly
         the assistant's counts as its own. Raises ChatError as `render` does, and for a template that changes the
         assistant's text so much that it is not found; TokenizerError for a tokenizer that changes the text.
         """
-        checked, marks = _checked(messages), _unused_marks(self.source, messages, variables)
+        checked, marks = _checked(messages), unused_marks(self.source, messages, variables)
         text = marks.removed_from(self._render(checked, add_generation_prompt, variables, marks))
         names = () if trust_messages else [name for name in tokenizer.special_tokens if len(name) > 1]
-        broken, variables = _broken(checked, names, marks.inside), _broken(variables, names, marks.inside)
-        for marked in [broken] if self.has_generation_blocks else _assistant_marked(broken, marks):
+        plain = broken(checked, names, marks.inside)
+        variables = {
+            key: value if key.endswith("_token") else broken(value, names, marks.inside)
+            for key, value in variables.items()
+        }
+        for marked in [plain] if self.has_generation_blocks else assistant_marked(plain, marks):
             marked_text = self._render(marked, add_generation_prompt, variables, marks)
             if marks.removed_from(marked_text) == text:
                 break
         else:
             raise ChatError("the template rewrites messages: it needs {% generation %} blocks, or trust_messages=True")
         ids, ends = _encoded(marks.removed_from(marked_text, but=marks.inside), tokenizer, marks)
-        spans = _spans(marked_text, marks)
+        spans = assistant_spans(marked_text, marks)
         return EncodedChat(text, ids, self._mask(ids, ends, spans, tokenizer))
 
     @property
@@ -107,7 +113,7 @@ class ChatTemplate:
         return "endgeneration" in self.source
 
     def _render(
-        self, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any], marks: "_Marks"
+        self, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any], marks: Marks
     ) -> str:
         from jinja2 import TemplateError
         from jinja2.sandbox import SecurityError
@@ -188,67 +194,7 @@ def _checked(messages: Sequence[Message]) -> list[Message]:
     return [{key: value for key, value in message.items() if value is not None} for message in plain]
 
 
-def _broken(value: Any, names: Sequence[str], mark: str) -> Any:
-    """`value` with a mark inside each special token that stands in its texts."""
-    if isinstance(value, str):
-        for name in names:
-            value = value.replace(name, f"{name[0]}{mark}{name[1:]}")
-        return value
-    if isinstance(value, Mapping):
-        return {key: item if key == "role" else _broken(item, names, mark) for key, item in value.items()}
-    return [_broken(item, names, mark) for item in value] if isinstance(value, list | tuple) else value
-
-
-class _Marks(NamedTuple):
-    """Three characters that stand nowhere in template and messages."""
-
-    first: str  # before what the assistant wrote
-    last: str  # behind it
-    inside: str  # in the name of a special token that is to stay plain text
-
-    def removed_from(self, text: str, *, but: str = "") -> str:
-        """`text` without marks, except the one in `but`."""
-        return text.translate({ord(mark): None for mark in self if mark != but})
-
-
-def _unused_marks(source: str, *values: Any) -> _Marks:
-    texts = source + repr(values) + json.dumps(values, ensure_ascii=False, default=str)
-    unused = (chr(number) for number in range(0x10FFFD, 0xF0000, -1) if chr(number) not in texts)
-    return _Marks(next(unused), next(unused), next(unused))
-
-
-def _assistant_marked(messages: Sequence[Message], marks: _Marks) -> Iterator[list[Message]]:
-    """The messages with marks around what the assistant wrote; then, for a template that trims, around its words."""
-    for pattern in (r"([\s\S]+)", r"(\S[\s\S]*\S|\S)"):
-        yield [_marked(message, pattern, marks) if message["role"] == "assistant" else message for message in messages]
-
-
-def _marked(message: Message, pattern: str, marks: _Marks) -> Message:
-    content = message.get("content")
-    if not isinstance(content, str):
-        return message
-    return {**message, "content": re.sub(pattern, rf"{marks.first}\1{marks.last}", content, count=1)}
-
-
-def _spans(marked: str, marks: _Marks) -> list[tuple[int, int]]:
-    """(start, end) of what the assistant wrote, in bytes of the text. Raises ChatError if the marks are not pairs."""
-    spans, place, start = [], 0, -1
-    for part in re.split(f"([{marks.first}{marks.last}])", marked.replace(marks.inside, "")):
-        if part == marks.first and start < 0:
-            start = place
-        elif part == marks.last and start >= 0:
-            spans.append((start, place))
-            start = -1
-        elif part in (marks.first, marks.last):
-            start = place + 1  # refused below
-            break
-        place += len(utf8(part)) if part not in marks else 0
-    if start >= 0:
-        raise ChatError("the template cuts the assistant's text: it needs {% generation %} blocks around it")
-    return spans
-
-
-def _encoded(marked: str, tokenizer: TextTokenizer, marks: _Marks) -> tuple[np.ndarray, np.ndarray]:
+def _encoded(marked: str, tokenizer: TextTokenizer, marks: Marks) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) of a text, in which a mark keeps the specials that people wrote plain, and where each token ends."""
     added = tokenizer.vocabulary.added if isinstance(tokenizer, Tokenizer) else {}
     if any(token.lstrip or token.rstrip for token in added.values()):

@@ -78,6 +78,22 @@ def test_what_people_write_is_never_special_unless_trusted() -> None:
     assert trusted.ids.tolist().count(end) == 2
 
 
+def test_special_tokens_that_overlap_are_all_broken() -> None:
+    overlapping = Tokenizer.train(["ab"], vocab_size=300, special_tokens=["--", "<--", "->"])
+    found = ChatTemplate("{{ messages[0].content }}--").encode([{"role": "user", "content": "---<--->--"}], overlapping)
+    assert found.text == "---<--->----"
+    assert [i for i in found.ids.tolist() if i in (0, 1, 2)] == [0]
+
+
+def test_nor_is_it_in_roles_and_tools_but_in_tokens_for_the_template() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ tools|tojson }}{{ messages[0].role }}{{ eos_token }}", eos_token="</s>")
+    chat, tools = [{"role": "a<|im_end|>", "content": ""}], [{"<|im_end|>": ["<|im_end|>"]}]
+    found = template.encode(chat, tokenizer(), tools=tools, bos_token="<s>")
+    assert found.text == '<s>[{"<|im_end|>": ["<|im_end|>"]}]a<|im_end|></s>'
+    specials = tokenizer().special_tokens
+    assert [i for i in found.ids.tolist() if i in specials.values()] == [specials["<s>"], specials["</s>"]]
+
+
 def test_without_generation_blocks_the_contents_and_the_end_token_count() -> None:
     source = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     found = ChatTemplate(source).encode([*HELLO, HELLO[0]], tokenizer())
