@@ -10,7 +10,6 @@ BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
 PREPARING = 70e6  # what a run that prepares its text loads besides, gensim above all
 AT_REST = 240e6  # Python, NumPy, Numba with its compiled code, matplotlib and the tokenizer
-KEPT_BY_ACTIVATION = {"gelu": 2, "gelu-tanh": 2, "silu": 2, "relu": 1, "relu2": 2, "swiglu": 3}  # input and output
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
 
 
@@ -24,7 +23,7 @@ def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_block
     C, T, V = config.d_model, config.context_length, config.vocab_size
     norms = 2 * 2 * C  # before and after each
     attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
-    mlp = KEPT_BY_ACTIVATION[config.activation] * config.hidden_width
+    mlp = config.up_width  # what goes into the activation: what comes out is made again
     dropout = 2 * C if config.dropout else 0
     layer = batch_size * T * (norms + attention + mlp + dropout)
     head = 3 * V * C + min(CHUNK, batch_size * T * V)  # its gradient, two packed copies, a chunk of logits

@@ -141,6 +141,15 @@ MATRIX = [
     Case(ops.linear, (3, 4), (5, 4), None, (3, 5)),
     Case(ops.linear, (2, 1, 1, 1), (1, 1), (1,)),
 ]
+MLP = [
+    Case(ops.mlp, (2, 3, 4), (6, 4), (6,), (4, 6), (4,), (2, 3, 4), activation="gelu"),
+    Case(ops.mlp, (2, 3, 4), (6, 4), (6,), (4, 6), (4,), None, activation="gelu-tanh"),
+    Case(ops.mlp, (3, 4), (6, 4), None, (5, 6), None, (3, 5), activation="silu"),
+    Case(ops.mlp, (3, 4), (6, 4), (6,), (4, 6), (4,), activation="relu2"),
+    Case(ops.mlp, (3, 4), (6, 4), (6,), (4, 6), None, activation="relu"),
+    Case(ops.mlp, (2, 3, 4), (12, 4), (12,), (4, 6), (4,), (2, 3, 4), activation="swiglu"),
+    Case(ops.mlp, (4,), (2, 4), None, (3, 1), (3,), activation="swiglu"),
+]
 NORMALIZATION = [
     Case(ops.layer_norm, (2, 3, 5), (5,), (5,)),
     Case(ops.layer_norm, (2, 3, 5), (5,), None, eps=0.1),
@@ -206,6 +215,7 @@ CASES = [
     *SHAPE,
     *INDEXING,
     *MATRIX,
+    *MLP,
     *NORMALIZATION,
     *ATTENTION,
     *ROTARY,

@@ -68,6 +68,11 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return 4 * self.d_model if self.activation != "swiglu" else 32 * math.ceil(8 * self.d_model / 3 / 32)
 
     @property
+    def up_width(self) -> int:
+        """Rows of the MLP's first matrix: SwiGLU has gates too."""
+        return 2 * self.hidden_width if self.activation == "swiglu" else self.hidden_width
+
+    @property
     def token_std(self) -> float:
         """Standard deviation of the first token vectors, whether embedding_std was given or not.
 

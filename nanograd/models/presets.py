@@ -40,8 +40,7 @@ def count_parameters(config: DecoderLMConfig) -> int:
     V, C, F = config.vocab_size, config.d_model, config.hidden_width
     norm = 2 * C if config.norm == "layer_norm" else C
     attention = 3 * C * C + 3 * C * config.qkv_bias + C * C + C
-    rows = 2 * F if config.activation == "swiglu" else F
-    mlp = rows * C + rows + F * C + C
+    mlp = config.up_width * C + config.up_width + F * C + C
     blocks = config.n_layers * (attention + mlp + 2 * norm)
     positions = config.context_length * C if config.positions == "learned" else 0
     final_norm = norm if config.norm_placement == "pre" else 0

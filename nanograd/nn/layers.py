@@ -1,27 +1,13 @@
 """Floor 4. The small layers: linear, embedding, norms, dropout, MLP."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Literal, TypeAlias
-
 import numpy as np
 
 from nanograd import ops
 from nanograd.backend import Array
 from nanograd.nn.module import Module, Parameter
+from nanograd.ops.mlp import ACTIVATIONS, Activation
 from nanograd.random import DropoutKeys
 from nanograd.tensor import Tensor
-
-Activation: TypeAlias = Literal["gelu", "gelu-tanh", "relu", "relu2", "silu", "swiglu"]
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": ops.gelu,
-    "gelu-tanh": partial(ops.gelu, approximate="tanh"),
-    "relu": ops.relu,
-    "relu2": ops.relu_squared,
-    "silu": ops.silu,
-    "swiglu": ops.swiglu,
-}
 
 
 class Linear(Module):
@@ -123,11 +109,12 @@ class MLP(Module):
             raise ValueError(f"MLP: activation {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
         self.up = Linear(d_model, 2 * d_hidden if activation == "swiglu" else d_hidden, rng=rng, std=std)
         self.down = Linear(d_hidden, d_model, rng=rng, std=std if out_std is None else out_std)
-        self.activation = activation
+        self.activation: Activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """residual (…, d_model) is added to y."""
-        return self.down(ACTIVATIONS[self.activation](self.up(x)), residual)
+        up, down = self.up, self.down
+        return ops.mlp(x, up.weight, up.bias, down.weight, down.bias, residual, activation=self.activation)
 
 
 def draw_normal(rng: np.random.Generator, shape: tuple[int, ...], *, std: float) -> Parameter:

@@ -125,6 +125,7 @@ def test_a_gradient_that_is_one_number_repeated(case):
 # What an operation may keep for its backward beside its inputs and its output: how many numbers, at most.
 KEEPS = {
     "gelu": lambda case, x: 0 if case.settings else x.size,
+    "mlp": lambda case, x, up, *_: x.size // x.shape[-1] * len(up),
     "layer_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
     "rms_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
     "attention": lambda case, q, k, *_: q.size // q.shape[-1] * k.shape[-2],

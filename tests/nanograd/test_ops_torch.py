@@ -87,6 +87,21 @@ def swiglu(x: Any) -> Any:
     return F.silu(gate) * up
 
 
+MLP: dict[str, Callable[[Any], Any]] = {
+    "gelu": F.gelu,
+    "gelu-tanh": lambda u: F.gelu(u, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda u: F.relu(u).square(),
+    "silu": F.silu,
+    "swiglu": swiglu,
+}
+
+
+def mlp(x: Any, up: Any, b1: Any, down: Any, b2: Any, residual: Any = None, *, activation: str) -> Any:
+    y = F.linear(MLP[activation](F.linear(x, up, b1)), down, b2)
+    return y if residual is None else y + residual
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -139,6 +154,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "getitem": lambda x, index: x[index],
     "embedding": lambda weight, ids: F.embedding(ids.long(), weight),
     "matmul": torch.matmul,
+    "mlp": mlp,
     "linear": lambda x, w, b=None, residual=0.0: F.linear(x, w, b) + residual,
     "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, weight.shape, weight, bias, eps),
     "rms_norm": lambda x, weight, eps=1e-5: F.rms_norm(x, weight.shape, weight, eps),

@@ -39,6 +39,7 @@ OURS = (
     "silu",
     "gelu",
     "swiglu",
+    "mlp",
     "rotary",
     "packed_rotary",
     "softmax",
@@ -54,6 +55,8 @@ LARGE = [
     *(Case(op, (ROWS, WIDTH)) for op in (ops.relu, ops.relu_squared, ops.silu, ops.gelu)),
     *(Case(op, (ROWS, WIDTH)) for op in (ops.softmax, ops.log_softmax)),
     Case(ops.swiglu, (ROWS, 2 * WIDTH)),
+    Case(ops.mlp, (2 * ROWS, 2, 33), (70, 33), (70,), (40, 70), (40,), (2 * ROWS, 2, 40), activation="gelu-tanh"),
+    Case(ops.mlp, (ROWS, 33), (140, 33), (140,), (40, 70), (40,), activation="swiglu"),
     *(Case(ops.rotary, (ROWS, WIDTH - 1), np.arange(ROWS), layout=layout) for layout in ("halves", "pairs")),
     Case(ops.packed_rotary, (2, ROWS // 2, 3 * 4 * 22), np.arange(ROWS).reshape(2, -1), n_heads=4),
     Case(ops.gelu, (ROWS, WIDTH), approximate="tanh"),
@@ -311,6 +314,8 @@ def test_empty_arrays_are_left_to_the_formula(case):
         inputs[0] = inputs[0][:0]
     if case.name.endswith("rotary"):
         inputs[1] = inputs[1][:0]
+    if case.name == "mlp":
+        inputs[5:] = [residual[:0] for residual in inputs[5:]]
     y, gradients = value_and_gradients(lambda *tensors: case.call(tensors), inputs)
     assert y.size == 0 or case.name == "cross_entropy"
     assert all(not g.any() for g in gradients if g is not None)

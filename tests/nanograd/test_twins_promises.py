@@ -1,4 +1,4 @@
-"""What some twins promise beyond agreeing with their formula: equal bits, gradients added in place, the same refusals."""
+"""What some twins promise beyond agreeing with a formula: equal bits, gradients added in place, the same refusals."""
 
 import importlib
 import pkgutil

@@ -21,34 +21,17 @@ U1, U3 = np.float32(2 * 0.7978845608028654), np.float32(2 * 0.035677408136300125
 THREE, SATURATED = np.float32(3), np.float32(10)  # for |x| > 10 the tanh form is x or 0, and its slope 1 or 0
 
 
-@njit(**PARALLEL)
-def _relu(x: Array, y: Array) -> None:
-    """y = max(x, 0), NaN for NaN"""
-    for i in prange(x.size):
-        y[i] = ZERO if x[i] < ZERO else x[i]
+@njit(**SERIAL)
+def relu_at(x: Any) -> Any:
+    """max(x, 0), NaN for NaN, and its slope"""
+    return (ZERO if x < ZERO else x), (ONE if x > ZERO else ZERO)
 
 
-@njit(**PARALLEL)
-def _relu_backward(dy: Array, y: Array, dx: Array) -> None:
-    """dx = dy · (1 where y > 0, else 0)"""
-    for i in prange(y.size):
-        dx[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
-
-
-@njit(**PARALLEL)
-def _relu_squared(x: Array, y: Array) -> None:
-    """y = max(x, 0)², NaN for NaN"""
-    for i in prange(x.size):
-        v = ZERO if x[i] < ZERO else x[i]
-        y[i] = v * v
-
-
-@njit(**PARALLEL)
-def _relu_squared_backward(dy: Array, x: Array, dx: Array) -> None:
-    """dx = 2 max(x, 0) dy"""
-    for i in prange(x.size):
-        v = ZERO if x[i] < ZERO else x[i]
-        dx[i] = (v + v) * dy[i]
+@njit(**SERIAL)
+def relu_squared_at(x: Any) -> Any:
+    """max(x, 0)², NaN for NaN, and its slope 2 max(x, 0)"""
+    v = ZERO if x < ZERO else x
+    return v * v, v + v
 
 
 @njit(**SERIAL)
@@ -57,41 +40,20 @@ def _sigmoid(x: Any) -> Any:
     return ONE / (ONE + exp(-x))
 
 
-@njit(**PARALLEL)
-def _silu(x: Array, y: Array) -> None:
-    """y = x σ(x)"""
-    for i in prange(x.size):
-        y[i] = x[i] * _sigmoid(x[i])
+@njit(**SERIAL)
+def silu_at(x: Any) -> Any:
+    """x σ(x), and its slope σ (1 + x (1 − σ))"""
+    s = _sigmoid(x)
+    return x * s, s * (ONE + x * (ONE - s))
 
 
-@njit(**PARALLEL)
-def _silu_backward(dy: Array, x: Array, dx: Array) -> None:
-    """dx = dy σ (1 + x (1 − σ))"""
-    for i in prange(x.size):
-        s = _sigmoid(x[i])
-        dx[i] = dy[i] * s * (ONE + x[i] * (ONE - s))
-
-
-@njit(**PARALLEL)
-def _swiglu(x: Array, y: Array) -> None:
-    """y = g σ(g) u,  x = [g | u].   x (N, 2F), y (N, F)"""
-    N, F = y.shape
-    for i in prange(N):
-        gate, up, yi = x[i, :F], x[i, F:], y[i]
-        for j in range(F):
-            yi[j] = gate[j] * _sigmoid(gate[j]) * up[j]
-
-
-@njit(**PARALLEL)
-def _swiglu_backward(dy: Array, x: Array, dx: Array) -> None:
-    """dg = dy u σ (1 + g (1 − σ)),  du = dy g σ: one exponential for both"""
-    N, F = dy.shape
-    for i in prange(N):
-        dyi, gate, up, dgate, dup = dy[i], x[i, :F], x[i, F:], dx[i, :F], dx[i, F:]
-        for j in range(F):
-            s = _sigmoid(gate[j])
-            dgate[j] = dyi[j] * up[j] * s * (ONE + gate[j] * (ONE - s))
-            dup[j] = dyi[j] * (gate[j] * s)
+@njit(**SERIAL)
+def gelu_at(x: Any) -> Any:
+    """x Φ(x), and its slope Φ + x φ,  φ = exp(−x²/2) / √(2π): one exponential for both"""
+    bell = exp(-HALF * x * x)
+    tail = _upper_tail(x, bell)
+    cdf = tail if x < ZERO else ONE - tail
+    return x * cdf, cdf + x * bell * ROOT_2_PI
 
 
 @njit(**SERIAL)
@@ -101,40 +63,94 @@ def _upper_tail(x: Any, bell: Any) -> Any:
     return HALF * bell * t * (A1 + t * (A2 + t * (A3 + t * (A4 + t * A5))))
 
 
+@njit(**SERIAL)
+def gelu_tanh_at(x: Any) -> Any:
+    """x ½ (1 + tanh u) = x σ(2u),  u = √(2/π) (x + 0.044715 x³), and its slope σ (1 + x (1 − σ) 2u′)"""
+    v = SATURATED if x > SATURATED else -SATURATED if x < -SATURATED else x
+    s = _sigmoid(v * (U1 + U3 * v * v))
+    return x * (ZERO if x < -SATURATED else s), s * (ONE + v * (ONE - s) * (U1 + THREE * U3 * v * v))
+
+
+@njit(**PARALLEL)
+def _relu(x: Array, y: Array) -> None:
+    for i in prange(x.size):
+        y[i] = relu_at(x[i])[0]
+
+
+@njit(**PARALLEL)
+def _relu_backward(dy: Array, x: Array, dx: Array) -> None:
+    for i in prange(x.size):
+        dx[i] = dy[i] * relu_at(x[i])[1]
+
+
+@njit(**PARALLEL)
+def _relu_squared(x: Array, y: Array) -> None:
+    for i in prange(x.size):
+        y[i] = relu_squared_at(x[i])[0]
+
+
+@njit(**PARALLEL)
+def _relu_squared_backward(dy: Array, x: Array, dx: Array) -> None:
+    for i in prange(x.size):
+        dx[i] = dy[i] * relu_squared_at(x[i])[1]
+
+
+@njit(**PARALLEL)
+def _silu(x: Array, y: Array) -> None:
+    for i in prange(x.size):
+        y[i] = silu_at(x[i])[0]
+
+
+@njit(**PARALLEL)
+def _silu_backward(dy: Array, x: Array, dx: Array) -> None:
+    for i in prange(x.size):
+        dx[i] = dy[i] * silu_at(x[i])[1]
+
+
 @njit(**PARALLEL)
 def _gelu(x: Array, y: Array) -> None:
-    """y = x Φ(x)"""
     for i in prange(x.size):
-        v = x[i]
-        tail = _upper_tail(v, exp(-HALF * v * v))
-        y[i] = v * (tail if v < ZERO else ONE - tail)
+        y[i] = gelu_at(x[i])[0]
 
 
 @njit(**PARALLEL)
 def _gelu_backward(dy: Array, x: Array, dx: Array) -> None:
-    """dx = dy (Φ + x φ),  φ = exp(−x²/2) / √(2π): one exponential for both"""
     for i in prange(x.size):
-        v = x[i]
-        bell = exp(-HALF * v * v)
-        tail = _upper_tail(v, bell)
-        dx[i] = dy[i] * ((tail if v < ZERO else ONE - tail) + v * bell * ROOT_2_PI)
+        dx[i] = dy[i] * gelu_at(x[i])[1]
 
 
 @njit(**PARALLEL)
 def _gelu_tanh(x: Array, y: Array) -> None:
-    """y = x ½ (1 + tanh u) = x σ(2u),  u = √(2/π) (x + 0.044715 x³)"""
     for i in prange(x.size):
-        v = x[i]
-        y[i] = v * _sigmoid(v * (U1 + U3 * v * v))
+        y[i] = gelu_tanh_at(x[i])[0]
 
 
 @njit(**PARALLEL)
 def _gelu_tanh_backward(dy: Array, x: Array, dx: Array) -> None:
-    """dx = dy σ (1 + x (1 − σ) 2u′),  σ = σ(2u)"""
     for i in prange(x.size):
-        v = SATURATED if x[i] > SATURATED else -SATURATED if x[i] < -SATURATED else x[i]
-        s = _sigmoid(v * (U1 + U3 * v * v))
-        dx[i] = dy[i] * s * (ONE + v * (ONE - s) * (U1 + THREE * U3 * v * v))
+        dx[i] = dy[i] * gelu_tanh_at(x[i])[1]
+
+
+@njit(**PARALLEL)
+def _swiglu(x: Array, y: Array) -> None:
+    """y = silu(g) u,  x = [g | u].   x (N, 2F), y (N, F)"""
+    N, F = y.shape
+    for i in prange(N):
+        gate, up, yi = x[i, :F], x[i, F:], y[i]
+        for j in range(F):
+            yi[j] = silu_at(gate[j])[0] * up[j]
+
+
+@njit(**PARALLEL)
+def _swiglu_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dg = dy u silu′(g),  du = dy silu(g)"""
+    N, F = dy.shape
+    for i in prange(N):
+        dyi, gate, up, dgate, dup = dy[i], x[i, :F], x[i, F:], dx[i, :F], dx[i, F:]
+        for j in range(F):
+            opened, slope = silu_at(gate[j])
+            dgate[j] = dyi[j] * up[j] * slope
+            dup[j] = dyi[j] * opened
 
 
 def _apply(kernel: Any, x: Array) -> Array:

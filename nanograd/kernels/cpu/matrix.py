@@ -30,8 +30,8 @@ def _linear_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array = None
     if residual is not None:
         if residual.shape != y.shape:
             return NotImplemented
-        residual = _rows(residual)
-    product(_rows(x), weight, _rows(y), transpose_b=True, bias=bias, residual=residual)
+        residual = as_rows(residual)
+    product(as_rows(x), weight, as_rows(y), transpose_b=True, bias=bias, residual=residual)
     return y, (x, weight)
 
 
@@ -39,11 +39,11 @@ def _linear_backward(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, nee
     """dx += dy W,  dW += dyᵀ x,  db += Σ dy over all leading axes,  dresidual = dy"""
     dx = dweight = dbias = None
     if needs[0]:
-        dx = _product_into(into[0], x.shape, _rows(dy), weight)
+        dx = _product_into(into[0], x.shape, as_rows(dy), weight)
     if needs[1]:
-        dweight = _product_into(into[1], weight.shape, _rows(dy), _rows(x), transpose_a=True)
+        dweight = _product_into(into[1], weight.shape, as_rows(dy), as_rows(x), transpose_a=True)
     if any(needs[2:3]):
-        dbias = _sum_into(into[2], _rows(dy))
+        dbias = sum_into(into[2], as_rows(dy))
     return (dx, dweight, dbias, PASSED_ON)[: len(needs)]
 
 
@@ -52,7 +52,7 @@ def _matmul_forward(xp: ArrayModule, a: Array, b: Array) -> Any:
     if not takes(a, b) or a.ndim < 2 or b.ndim != 2 or a.shape[-1] != len(b):
         return NotImplemented
     y = np.empty((*a.shape[:-1], b.shape[1]), np.float32)
-    product(_rows(a), b, _rows(y))
+    product(as_rows(a), b, as_rows(y))
     return y, (a, b)
 
 
@@ -60,14 +60,33 @@ def _matmul_backward(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: N
     """da += dy bᵀ,  db += aᵀ dy"""
     da = db = None
     if needs[0]:
-        da = _product_into(into[0], a.shape, _rows(dy), b, transpose_b=True)
+        da = _product_into(into[0], a.shape, as_rows(dy), b, transpose_b=True)
     if needs[1]:
-        db = _product_into(into[1], b.shape, _rows(a), _rows(dy), transpose_a=True)
+        db = _product_into(into[1], b.shape, as_rows(a), as_rows(dy), transpose_a=True)
     return da, db
 
 
+class Gradient:
+    """A gradient that products add to: the array that is there already, or a new one."""
+
+    def __init__(self, into: Array | None, shape: tuple[int, ...]) -> None:
+        self.there = into is not None and into.flags.carray
+        self.array: Array = into if self.there else np.empty(shape, np.float32)
+        self.begun = self.there
+
+    def add(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        """gradient += a b;  a and b as matrices"""
+        out = as_rows(self.array)
+        product(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=self.begun)
+        self.begun = True
+
+    def answer(self) -> Any:
+        """What a backward says about it."""
+        return ADDED if self.there else self.array
+
+
 def _product_into(
-    gradient: Array | None,
+    into: Array | None,
     shape: tuple[int, ...],
     a: Array,
     b: Array,
@@ -75,21 +94,25 @@ def _product_into(
     transpose_a: bool = False,
     transpose_b: bool = False,
 ) -> Any:
-    """gradient += a b, answered with ADDED; or a b as a new array of this shape, if there is no gradient yet"""
-    there = gradient is not None and gradient.flags.carray
-    out = gradient if there else np.empty(shape, np.float32)
-    product(a, b, _rows(out), transpose_a=transpose_a, transpose_b=transpose_b, accumulate=there)
-    return ADDED if there else out
+    """into += a b, answered with ADDED; or a b as a new array of this shape, if there is no gradient yet"""
+    gradient = Gradient(into, shape)
+    gradient.add(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    return gradient.answer()
 
 
-def _sum_into(gradient: Array | None, x: Array) -> Any:
-    """gradient += Σ over the rows of x, answered with ADDED; or the sum as a new array"""
+def sum_into(into: Array | None, x: Array) -> Any:
+    """into += Σ over the rows of x, answered with ADDED; or the sum as a new array"""
     partial = np.zeros((n_blocks(len(x), 64), x.shape[1]), np.float32)
     run(_sum_blocks, x.size, numbers(x), partial)
+    return add_partial_sums(into, partial)
+
+
+def add_partial_sums(into: Array | None, partial: Array) -> Any:
+    """into += what blocks of rows have summed up, (blocks, C), added in their order"""
     total = partial.sum(axis=0)
-    if gradient is None:
+    if into is None:
         return total
-    gradient += total
+    into += total
     return ADDED
 
 
@@ -104,7 +127,7 @@ def _sum_blocks(x: Array, partial: Array) -> None:
                 total[j] += row[j]
 
 
-def _rows(x: Array) -> Array:
+def as_rows(x: Array) -> Array:
     """(…, C) → (N, C); a view where the layout permits"""
     return x.reshape(prod(x.shape[:-1]), x.shape[-1])
 

@@ -1,0 +1,194 @@
+"""The MLP in strips of rows that fit the caches: what lies between its products is written, read and forgotten there.
+
+Twin of nanograd/ops/mlp.py. Backward makes f(u), du and the sum of du's rows in one pass over u and dy W₂.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from nanograd.backend import Array, ArrayModule
+from nanograd.kernels.cpu.activation import gelu_at, gelu_tanh_at, relu_at, relu_squared_at, silu_at
+from nanograd.kernels.cpu.gemm import prepack, product
+from nanograd.kernels.cpu.matrix import Gradient, Into, add_partial_sums, as_rows, sum_into
+from nanograd.kernels.cpu.support import SERIAL, first, n_blocks, run, takes
+from nanograd.kernels.cpu.threads import for_each
+from nanograd.ops.mlp import Activation, mlp
+from nanograd.primitive import Needs
+from nanograd.tensor import PASSED_ON
+
+STRIP = 512  # rows at a time: more leave the cache, with fewer the weights are read too often (measured at width 256)
+ROWS_PER_BLOCK = 16
+KINDS = {"relu": 0, "relu2": 1, "silu": 2, "gelu": 3, "gelu-tanh": 4, "swiglu": 5}
+RELU, RELU2, SILU, GELU, GELU_TANH = range(5)
+
+
+@njit(**SERIAL)
+def _bend(kind: int, u: Array, hidden: Array) -> None:
+    """hidden = f(u).   u (N, F) or (N, 2F), hidden (N, F)"""
+    blocks = (len(u) + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
+    for_each(_bend_block, blocks, (blocks, kind, u, hidden))
+
+
+@njit(**SERIAL)
+def _bend_block(block: int, blocks: int, kind: int, u: Array, hidden: Array) -> None:
+    F = hidden.shape[1]
+    for i in range(first(block, blocks, len(u)), first(block + 1, blocks, len(u))):
+        ui, h = u[i], hidden[i]
+        if kind == RELU:
+            for j in range(F):
+                h[j] = relu_at(ui[j])[0]
+        elif kind == RELU2:
+            for j in range(F):
+                h[j] = relu_squared_at(ui[j])[0]
+        elif kind == SILU:
+            for j in range(F):
+                h[j] = silu_at(ui[j])[0]
+        elif kind == GELU:
+            for j in range(F):
+                h[j] = gelu_at(ui[j])[0]
+        elif kind == GELU_TANH:
+            for j in range(F):
+                h[j] = gelu_tanh_at(ui[j])[0]
+        else:
+            gate, up = ui[:F], ui[F:]
+            for j in range(F):
+                h[j] = silu_at(gate[j])[0] * up[j]
+
+
+@njit(**SERIAL)
+def _bend_backward(kind: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
+    """du = d f′(u),  hidden = f(u),  sums (blocks, F or 2F) += the rows of du, block by block
+
+    d holds dhidden (N, F) at first. But for swiglu du takes its place, and the array `du` is not touched.
+    """
+    for_each(_bend_backward_block, len(sums), (kind, d, u, hidden, du, sums))
+
+
+@njit(**SERIAL)
+def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
+    (N, F), blocks, total = d.shape, len(sums), sums[block]
+    for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
+        di, ui, h = d[i], u[i], hidden[i]
+        if kind == RELU:
+            for j in range(F):
+                h[j], slope = relu_at(ui[j])
+                di[j] *= slope
+        elif kind == RELU2:
+            for j in range(F):
+                h[j], slope = relu_squared_at(ui[j])
+                di[j] *= slope
+        elif kind == SILU:
+            for j in range(F):
+                h[j], slope = silu_at(ui[j])
+                di[j] *= slope
+        elif kind == GELU:
+            for j in range(F):
+                h[j], slope = gelu_at(ui[j])
+                di[j] *= slope
+        elif kind == GELU_TANH:
+            for j in range(F):
+                h[j], slope = gelu_tanh_at(ui[j])
+                di[j] *= slope
+        else:
+            _swiglu_backward_row(di, ui, h, du[i])
+            di = du[i]
+        for j in range(len(total)):
+            total[j] += di[j]
+
+
+@njit(**SERIAL)
+def _swiglu_backward_row(d: Array, u: Array, hidden: Array, du: Array) -> None:
+    F = len(d)
+    gate, up, dgate, dup = u[:F], u[F:], du[:F], du[F:]
+    for j in range(F):
+        opened, slope = silu_at(gate[j])
+        hidden[j] = opened * up[j]
+        dgate[j] = d[j] * up[j] * slope
+        dup[j] = d[j] * opened
+
+
+def _forward(
+    xp: ArrayModule,
+    x: Array,
+    up: Array,
+    up_bias: Array,
+    down: Array,
+    down_bias: Array,
+    residual: Array = None,
+    *,
+    activation: Activation,
+) -> Any:
+    if not _fit(x, up, up_bias, down, down_bias, residual, activation):
+        return NotImplemented
+    y = np.empty((*x.shape[:-1], len(down)), np.float32)
+    x2, y2, r2 = as_rows(x), as_rows(y), None if residual is None else as_rows(residual)
+    u, hidden = np.empty((len(x2), len(up)), np.float32), np.empty((min(STRIP, len(x2)), down.shape[1]), np.float32)
+    right_up, right_down = _right(up, len(x2), transpose=True), _right(down, len(x2), transpose=True)
+    for rows in _strips(len(x2)):
+        us, hs = u[rows], hidden[: rows.stop - rows.start]
+        product(x2[rows], right_up, us, transpose_b=True, bias=up_bias)
+        run(_bend, us.size, KINDS[activation], us, hs)
+        rs = None if r2 is None else r2[rows]
+        product(hs, right_down, y2[rows], transpose_b=True, bias=down_bias, residual=rs)
+    return y, (x, u, up, down)
+
+
+def _fit(x: Array, up: Array, up_bias: Array, down: Array, down_bias: Array, residual: Array, activation: str) -> bool:
+    """Are these float32 arrays of shapes that belong together? If not, the formula says what is wrong."""
+    if not takes(x, up, up_bias, down, down_bias, residual):
+        return False
+    if activation not in KINDS or not x.ndim or up.ndim != 2 or down.ndim != 2 or x.shape[-1] != up.shape[1]:
+        return False
+    halves = 2 if activation == "swiglu" else 1
+    fits = len(up) == halves * down.shape[1] and (up_bias is None or up_bias.shape == up.shape[:1])
+    fits = fits and (down_bias is None or down_bias.shape == down.shape[:1])
+    return fits and (residual is None or residual.shape == (*x.shape[:-1], len(down)))
+
+
+def _strips(n: int) -> Iterator[slice]:
+    return (slice(i, min(i + STRIP, n)) for i in range(0, n, STRIP))
+
+
+def _right(weight: Array, n: int, *, transpose: bool) -> Any:
+    """A right operand: packed once, if several strips are multiplied by it."""
+    return prepack(weight, transpose=transpose) if n > STRIP else weight
+
+
+def _backward(
+    xp: ArrayModule,
+    dy: Array,
+    x: Array,
+    u: Array,
+    up: Array,
+    down: Array,
+    *,
+    activation: Activation,
+    needs: Needs,
+    into: Into,
+) -> Any:
+    """For each strip dhidden = dy W₂, then f(u) and du, then the gradients of W₂, W₁ and x"""
+    (x2, dy2), n = map(as_rows, (x, dy)), min(STRIP, len(u))
+    dx, dup, ddown = (Gradient(into[i], like.shape) for i, like in ((0, x), (1, up), (3, down)))
+    d, hidden = np.empty((2, n, down.shape[1]), np.float32)
+    du = np.empty((n, len(up)), np.float32) if activation == "swiglu" else d
+    sums = np.zeros((n_blocks(n, ROWS_PER_BLOCK), len(up)), np.float32)
+    right_up, right_down = _right(up, len(u), transpose=False), _right(down, len(u), transpose=False)
+    for rows in _strips(len(u)):
+        here = slice(0, rows.stop - rows.start)
+        product(dy2[rows], right_down, d[here])
+        run(_bend_backward, u[rows].size, KINDS[activation], d[here], u[rows], hidden[here], du[here], sums)
+        if needs[3]:
+            ddown.add(dy2[rows], hidden[here], transpose_a=True)
+        if needs[1]:
+            dup.add(du[here], x2[rows], transpose_a=True)
+        if needs[0]:
+            product(du[here], right_up, as_rows(dx.array)[rows], accumulate=dx.there)
+    dup_bias = add_partial_sums(into[2], sums) if needs[2] else None
+    ddown_bias = sum_into(into[4], dy2) if needs[4] else None
+    return (dx.answer(), dup.answer(), dup_bias, ddown.answer(), ddown_bias, PASSED_ON)[: len(needs)]
+
+
+mlp.twin(np, _forward, _backward, accumulates=True)
