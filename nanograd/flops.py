@@ -21,6 +21,11 @@ def _linear(x: Shape, weight: Shape, *_: Any, **settings: Any) -> int:
     return 2 * prod(x) * weight[0]
 
 
+def _mlp(x: Shape, up: Shape, _: Any, down: Shape, *biases: Any, **settings: Any) -> int:
+    """x (…, C) times up (F, C), or (2F, C), and what comes of that times down (C, F)"""
+    return _linear(x, up) + _linear((*x[:-1], down[1]), down)
+
+
 def _matmul(a: Shape, b: Shape) -> int:
     """(…, M, K) times (…, K, N), leading axes broadcast; a 1-D operand is a row (left) or a column (right)"""
     rows, columns = a if len(a) > 1 else (1, *a), b if len(b) > 1 else (*b, 1)
@@ -48,6 +53,7 @@ _FORWARD: Mapping[str, Callable[..., int]] = {  # of the formula
     "linear": _linear,
     "linear_cross_entropy": _linear,
     "matmul": _matmul,
+    "mlp": _mlp,
     "attention": _attention,
     "attention_weights": lambda query, key, *_, **settings: _attention(query, key, (0,), **settings),
     "packed_attention": _packed_attention,

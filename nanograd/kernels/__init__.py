@@ -46,6 +46,7 @@ def load(matmul_precision: Literal["float32", "bf16"] | None = None) -> None:
         indexing,
         loss,
         matrix,
+        mlp,
         normalization,
         optim,
         rotary,

@@ -58,7 +58,7 @@ def test_every_forward_and_backward_is_counted():
     with profile() as report:
         take_step(model)
     found = {key: row.calls for key, row in rows(report).items() if row.kind in PASS}
-    for name, calls in {"linear": 8, "layer_norm": 5, "gelu": 2, "packed_attention": 2}.items():
+    for name, calls in {"linear": 4, "layer_norm": 5, "mlp": 2, "packed_attention": 2}.items():
         assert found[name, "forward"] == found[name, "backward"] == calls, name
     assert {name for name, kind in rows(report) if kind not in PASS} == {
         "step, rest", "forward, rest", "backward, rest", "nap"
@@ -123,6 +123,7 @@ def test_another_thread_is_left_alone():
     ("op", "shapes", "settings", "forward", "backward"),
     [
         (ops.linear, [(2, 3, 4), (5, 4), (5,)], {}, 240, 480),  # 2 · 6 · 4 · 5
+        (ops.mlp, [(2, 3, 4), (10, 4), (10,), (4, 5), (4,)], {"activation": "swiglu"}, 720, 1440),  # 2 · 6 · (40 + 20)
         (ops.matmul, [(3, 4), (4, 5)], {}, 120, 240),
         (ops.matmul, [(7, 1, 3, 4), (2, 4, 5)], {}, 14 * 120, 28 * 120),
         (ops.matmul, [(4,), (4, 5)], {}, 40, 80),
@@ -280,12 +281,24 @@ def test_the_timeline_is_nested_and_complete(tmp_path):
         assert any(s - 0.01 <= start <= end <= e + 0.01 for s, e in steps)
     lanes = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert set(lanes.values()) == {"step", "forward", "backward", "nap"}
-    linear = next(event for event in spans if event["name"] == "linear" and event["cat"] == "backward")
-    assert lanes[linear["tid"]] == "backward"
-    assert linear["args"]["inputs"][0] == "float32 (2, 8, 16)"
-    assert linear["args"]["runs"] == "formula"
-    assert linear["args"]["GFLOP"] == pytest.approx(4 * 16 * 16 * 4 / 1e9)
+    mlp = next(event for event in spans if event["name"] == "mlp" and event["cat"] == "backward")
+    assert lanes[mlp["tid"]] == "backward"
+    assert mlp["args"]["inputs"][0] == "float32 (2, 8, 4)"
+    assert mlp["args"]["runs"] == "formula"
+    assert mlp["args"]["GFLOP"] == pytest.approx(2 * 4 * 16 * 16 * 4 / 1e9)
     assert all(sum(event["args"].values()) >= 0 for event in events if event["ph"] == "C")
+
+
+def test_a_timeline_holds_no_array_and_no_infinity(tmp_path):
+    index = np.array([1, 0])
+    with profile() as report:
+        ops.clip(leaf(2), high=np.inf)
+        ops.getitem(leaf(2), index=index)
+    report.write_trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text(), parse_constant=pytest.fail)["traceEvents"]
+    said = {event["name"]: event["args"] for event in events if event["ph"] == "X"}
+    assert said["clip"]["high"] == "inf"
+    assert said["getitem"]["index"] == "int64 (2,)"
 
 
 def test_a_timeline_that_cannot_be_written_says_where(tmp_path):
