@@ -16,7 +16,7 @@ tiktoken_files rank files
 sentencepiece  Llama's way, with sentencepiece_files.py to read its models
 word_level     one token for each word
 formats        opening any of these files
-chat           messages to one text, ids and the assistant's tokens; chat_marks.py, and chat_sandbox.py for the templates
+chat           messages to one text, ids and the assistant's tokens; chat_marks.py; chat_sandbox.py for templates
 inspection     how a text is cut, where a token comes from, how well a vocabulary fits
 commands       python -m pre_process.tokenizer, with text_blocks.py and id_files.py for files of any size
 """

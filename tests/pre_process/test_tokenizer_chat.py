@@ -79,10 +79,10 @@ def test_what_people_write_is_never_special_unless_trusted() -> None:
 
 
 def test_special_tokens_that_overlap_are_all_broken() -> None:
-    overlapping = Tokenizer.train(["ab"], vocab_size=300, special_tokens=["--", "<--", "->"])
-    found = ChatTemplate("{{ messages[0].content }}--").encode([{"role": "user", "content": "---<--->--"}], overlapping)
-    assert found.text == "---<--->----"
-    assert [i for i in found.ids.tolist() if i in (0, 1, 2)] == [0]
+    overlapping = Tokenizer.train(["ab"], vocab_size=300, special_tokens=["<a<", "a<b"])
+    found = ChatTemplate("{{ messages[0].content }}<a<").encode([{"role": "user", "content": "<a<a<a<b"}], overlapping)
+    assert found.text == "<a<a<a<b<a<"
+    assert [i for i in found.ids.tolist() if i in (0, 1)] == [0]
 
 
 def test_nor_is_it_in_roles_and_tools_but_in_tokens_for_the_template() -> None:
