@@ -16,24 +16,24 @@ _ID_BITS, _RANK_BITS, _RANK_MASK = 20, 23, (1 << 23) - 1
 _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # 2⁶⁴ divided by the golden ratio, as int64 (Knuth, TAOCP 3, 6.4)
 
 
-def pair_ranks(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The table of merges (left, right), ids (M,) int64 in the order of their ranks; no pair may occur twice.
+def pair_ranks(parts: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The table of merges: parts (M, 2) int64, the two ids of each, and ranks (M,) int64. No pair may occur twice.
 
-    Ids must lie below MOST_TOKENS, M at MOST_MERGES at most. At least half of the slots stay empty.
+    Ids must lie below MOST_TOKENS, ranks below MOST_MERGES. At least half of the slots stay empty.
     """
-    table = np.full(1 << (2 * len(left)).bit_length(), -1)
-    _fill(table, left, right)
+    table = np.full(1 << (2 * len(parts)).bit_length(), -1)
+    _fill(table, parts, ranks)
     return table
 
 
 @kernel
-def _fill(table: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    for rank in range(len(left)):
-        pair = left[rank] << _ID_BITS | right[rank]
+def _fill(table: np.ndarray, parts: np.ndarray, ranks: np.ndarray) -> None:
+    for k in range(len(ranks)):
+        pair = parts[k, 0] << _ID_BITS | parts[k, 1]
         slot = _first_slot(table, pair)
         while table[slot] >= 0:
             slot = slot + 1 & len(table) - 1
-        table[slot] = pair << _RANK_BITS | rank
+        table[slot] = pair << _RANK_BITS | ranks[k]
 
 
 @lean

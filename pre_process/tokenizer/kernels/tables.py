@@ -20,16 +20,35 @@ def fits(vocabulary: Vocabulary) -> bool:
 
 
 def merges_of(vocabulary: Vocabulary) -> Merges:
-    """The merges, for a vocabulary that `fits`."""
+    """The merges, for a vocabulary that `fits`, but for those that no text ever uses: see `_used`."""
     parts = np.array(vocabulary.merges, np.int64).reshape(-1, 2)
     merges = Merges(
         symbols=_symbols(vocabulary),
-        pairs=pair_ranks(parts[:, 0].copy(), parts[:, 1].copy()),
+        pairs=pair_ranks(parts, np.arange(len(parts))),
         made=np.array([token_id for _, token_id in vocabulary.ranks.values()], np.int32),
         lengths=np.array([len(token) for token in vocabulary.tokens], np.int32),
         in_order=False,
     )
-    return merges._replace(in_order=_in_order(vocabulary, merges, parts))
+    if merges.lengths.max() > _LONGEST_TOKEN:
+        return merges
+    used = _used(vocabulary, merges, parts)
+    made_at = np.full(len(vocabulary.tokens), -1)
+    made_at[merges.made[used]] = used
+    in_order = bool((made_at[parts[used]] < used[:, None]).all())
+    return merges._replace(pairs=pair_ranks(parts[used], used), in_order=in_order)
+
+
+def _used(vocabulary: Vocabulary, merges: Merges, parts: np.ndarray) -> np.ndarray:
+    """The ranks of merges that are ever used. Of several that make one token, it is the last that its bytes go through.
+
+    For wherever two tokens stand side by side, the bytes of the two, taken alone, would have gone through the same
+    joins, since none crossed their ends; and there is one way that bytes go. So what two tokens are joined to, no other
+    two are.
+    """
+    data, starts = _laid_out([vocabulary.tokens[token_id] for token_id in merges.made.tolist()])
+    last = np.empty((2, len(parts)), np.int32)
+    last_joins(data, starts, merges, last[0], last[1])
+    return np.flatnonzero((parts == last.T).all(axis=1))
 
 
 def _symbols(vocabulary: Vocabulary) -> np.ndarray:
@@ -50,21 +69,6 @@ def _code_point(token: bytes) -> int:
         return ord(token[:5].decode("utf-8", "surrogatepass"))
     except (TypeError, UnicodeDecodeError):
         return -1
-
-
-def _in_order(vocabulary: Vocabulary, merges: Merges, parts: np.ndarray) -> bool:
-    """Is each token made after its parts? Of several merges that make one token, only one is ever used: the last
-    that its own bytes go through. For wherever two tokens stand side by side, the bytes of the two, taken alone, have
-    gone through the same joins, and there is one way that bytes go."""
-    if merges.lengths.max() > _LONGEST_TOKEN:
-        return False
-    data, starts = _laid_out([vocabulary.tokens[token_id] for token_id in merges.made.tolist()])
-    last = np.empty((2, len(parts)), np.int32)
-    last_joins(data, starts, merges, last[0], last[1])
-    used = np.flatnonzero((parts == last.T).all(axis=1))
-    made_at = np.full(len(vocabulary.tokens), -1)
-    made_at[merges.made[used]] = used
-    return bool((made_at[parts[used]] < used[:, None]).all())
 
 
 def trie_of(vocabulary: Vocabulary) -> Trie:
