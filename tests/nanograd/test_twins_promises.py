@@ -11,7 +11,7 @@ from nanograd import backend, ops
 from nanograd.random import random_words
 from nanograd.tensor import Tensor
 from nanograd.testing import Case, random_like, value_and_gradients
-from tests.cases import KEY
+from tests.cases import CASES, KEY
 
 pytestmark = pytest.mark.usefixtures("twins")
 
@@ -19,6 +19,7 @@ for module in pkgutil.iter_modules(nanograd.kernels.cpu.__path__, "nanograd.kern
     importlib.import_module(module.name)
 
 every = pytest.mark.parametrize
+SQUARES = np.ones((2, 2, 2), np.float32)
 
 
 @every("n", [1, 3, 4, 5, 4095, 4096, 4099, 12289])
@@ -66,6 +67,26 @@ def test_a_gradient_that_is_there_is_added_to(case):
         np.testing.assert_allclose(x.grad, start + gradient, rtol=1e-5, atol=1e-5)
 
 
+@every("strip", [1, 3, 5, 100])
+@every("case", [case for case in CASES if case.op is ops.mlp], ids=repr)
+def test_an_mlp_in_strips_is_the_same_mlp(case, strip, monkeypatch):
+    """However the rows are cut, and into gradients that are there already: rounding apart."""
+    from nanograd.kernels.cpu import mlp
+
+    arrays = case.draw(dtype=np.float32)
+    with backend.formulas_only():
+        expected, gradients = value_and_gradients(lambda *tensors: case.call(tensors), arrays)
+    monkeypatch.setattr(mlp, "STRIP", strip)
+    inputs = [Tensor(a, requires_grad=True) if isinstance(a, np.ndarray) else a for a in arrays]
+    for times in (1, 2):
+        y = case.call(inputs)
+        np.testing.assert_allclose(y.data, expected, rtol=1e-5, atol=1e-5)
+        y.backward(random_like(expected))
+        leaves = [x for x in inputs if isinstance(x, Tensor)]
+        for x, gradient in zip(leaves, gradients, strict=True):
+            np.testing.assert_allclose(x.grad, times * gradient, rtol=1e-4, atol=1e-5)
+
+
 @every(
     ("wrong", "error"),
     [
@@ -73,6 +94,8 @@ def test_a_gradient_that_is_there_is_added_to(case):
         (lambda: ops.rms_norm(np.ones((2, 3), np.float32), np.ones(1, np.float32)), ValueError),
         (lambda: ops.gelu(np.ones(3, np.float32), approximate="fast"), ValueError),
         (lambda: ops.linear(*(np.ones((2, 2), np.float32),) * 2, None, np.ones((1, 2), np.float32)), ValueError),
+        (lambda: ops.mlp(*SQUARES, None, np.ones((2, 3), np.float32), None, activation="relu"), ValueError),
+        (lambda: ops.mlp(*SQUARES, None, np.ones((2, 2), np.float32), None, activation="swiglu"), ValueError),
         (lambda: ops.swiglu(np.ones((2, 3), np.float32)), ValueError),
         (lambda: ops.rotary(np.ones((2, 3), np.float32), np.arange(2)), ValueError),
         (lambda: ops.rotary(np.ones((2, 4), np.float32), np.arange(3)), ValueError),
