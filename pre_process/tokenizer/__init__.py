@@ -18,7 +18,7 @@ word_level     one token for each word
 formats        opening any of these files
 chat           messages to one text, ids and the assistant's tokens; chat_marks.py; chat_sandbox.py for templates
 inspection     how a text is cut, where a token comes from, how well a vocabulary fits
-commands       python -m pre_process.tokenizer, with text_blocks.py and id_files.py for files of any size
+commands       python -m pre_process.tokenizer, with id_files.py for ids in .npy files of any size
 """
 
 from pre_process.tokenizer.chat import ChatTemplate, EncodedChat, read_chat_template

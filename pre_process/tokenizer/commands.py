@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pre_process.corpus import documents
+from pre_process.tokenizer.documents import text_parts
 from pre_process.tokenizer.formats import TextTokenizer, open_tokenizer
 from pre_process.tokenizer.hugging_face_parts import Settings
 from pre_process.tokenizer.id_files import read_ids, write_ids
 from pre_process.tokenizer.inspection import Usage, encode
 from pre_process.tokenizer.inspection_report import print_text, print_usage, print_vocabulary
 from pre_process.tokenizer.json_files import faults_named
-from pre_process.tokenizer.text_blocks import read_blocks
 from pre_process.tokenizer.tokenizer import FILE_NAME, Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
 
@@ -43,7 +43,7 @@ def train(
     total, started = sum(path.stat().st_size for path in files), time.perf_counter()
     with bar("reading") as read, bar("merging") as merged:
         tokenizer = Tokenizer.train(
-            _texts(files, lambda done: read(done, total)),
+            _texts(files, lambda done: read(done, total), whole=settings.add_prefix_space),
             **settings._asdict(),
             vocab_size=vocab_size,
             special_tokens=special_tokens,
@@ -63,15 +63,17 @@ def _check_folder(out: Path) -> None:
         raise NotADirectoryError(f"{there} is a file, not a folder to write into")
 
 
-def _texts(files: Sequence[Path], progress: Callable[[int], None]) -> Iterator[str]:
+def _texts(files: Sequence[Path], progress: Callable[[int], None], *, whole: bool) -> Iterator[str]:
     before = 0
     for path in files:
         if path.suffix.lower() == ".jsonl":
             yield from documents(path)
+        elif whole:
+            yield "".join(part for part, _ in text_parts(path))
         else:
-            for block, done in read_blocks(path):
+            for part, done in text_parts(path):
                 progress(before + done)
-                yield block
+                yield part
         before += path.stat().st_size
 
 
@@ -79,26 +81,26 @@ def encode_file(tokenizer: TextTokenizer, path: Path, out: Path, *, allow_specia
     """The whole file as one document: its ids in `out`."""
     total = path.stat().st_size
     with bar("encoding") as progress:
-        blocks = _encoded(tokenizer, path, allow_special, lambda done: progress(done, total))
-        n = write_ids(out, blocks, vocab_size=tokenizer.vocab_size)
+        parts = _encoded(tokenizer, path, allow_special, lambda done: progress(done, total))
+        n = write_ids(out, parts, vocab_size=tokenizer.vocab_size)
     print(f"{n:,} ids from {total:,} bytes ({total / max(1, n):.2f} bytes per token): {out}")
 
 
 def _encoded(
     tokenizer: TextTokenizer, path: Path, allow_special: bool, progress: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    for text, done in _blocks(tokenizer, path, whole=allow_special):
+    for text, done in _parts(tokenizer, path, whole=allow_special):
         yield encode(tokenizer, text, allowed_special="all" if allow_special else ())
         progress(done)
 
 
-def _blocks(tokenizer: TextTokenizer, path: Path, *, whole: bool = False) -> Iterator[tuple[str, int]]:
-    """The file in blocks if their ids are those of the file; else all of it."""
-    in_blocks = isinstance(tokenizer, Tokenizer) and tokenizer.normalizer in ("none", "nfc")
-    if in_blocks and not tokenizer.add_prefix_space and not whole:  # type: ignore[attr-defined]
-        yield from read_blocks(path)
+def _parts(tokenizer: TextTokenizer, path: Path, *, whole: bool = False) -> Iterator[tuple[str, int]]:
+    """The file in parts if their ids are those of the file; else all of it."""
+    byte_by_byte = isinstance(tokenizer, Tokenizer) and tokenizer.settings[1:] == ("none", False, False)
+    if byte_by_byte and not whole:
+        yield from text_parts(path)
     else:
-        yield "".join(block for block, _ in read_blocks(path)), path.stat().st_size
+        yield "".join(part for part, _ in text_parts(path)), path.stat().st_size
 
 
 def encode_lines(tokenizer: TextTokenizer, path: Path | None, *, allow_special: bool) -> None:
@@ -152,9 +154,9 @@ def inspect(path: Path, file: Path | None, *, show: int) -> None:
         return
     usage, total, beginning = Usage(tokenizer), file.stat().st_size, ""
     with bar("counting") as progress:
-        for block, done in _blocks(tokenizer, file):
-            beginning += block[: show - len(beginning)]
-            usage.add(block)
+        for part, done in _parts(tokenizer, file):
+            beginning += part[: show - len(beginning)]
+            usage.add(part)
             progress(done, total)
     if beginning:
         print_text(console, tokenizer, beginning)

@@ -37,14 +37,24 @@ def from_files(paths: Iterable[str | Path], normalize: Callable[[str], str]) -> 
     if isinstance(paths, str | Path):
         raise TokenizerError("paths is one path: pass a list, [path]")
     for path in map(Path, paths):
-        offset = 0
-        for part in file_parts(path):
-            try:
-                yield utf8(normalize(part.decode()))
-            except UnicodeDecodeError as error:
-                at = offset + error.start
-                raise TokenizerError(f"{path}: not UTF-8 text (byte {part[error.start]:#04x} at offset {at})") from None
-            offset += len(part)
+        for text, _ in text_parts(path):
+            yield utf8(normalize(text))
+
+
+def text_parts(path: Path) -> Iterator[tuple[str, int]]:
+    """(part, bytes of the file up to its end): the text of a file. Raises OSError, TokenizerError if it is not UTF-8.
+
+    The parts can be encoded one by one: together they have the pieces, and so the ids, of the whole text.
+    """
+    end = 0
+    for part in file_parts(path):
+        try:
+            text = part.decode()
+        except UnicodeDecodeError as error:
+            at = end + error.start
+            raise TokenizerError(f"{path}: not UTF-8 text (byte {part[error.start]:#04x} at offset {at})") from None
+        end += len(part)
+        yield text, end
 
 
 def parts(document: bytes) -> Iterator[bytes]:

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pre_process.tokenizer import Tokenizer, commands, write_tiktoken
+from pre_process.tokenizer import Tokenizer, commands, documents, write_tiktoken
 from pre_process.tokenizer.__main__ import main
 from pre_process.tokenizer.inspection import Usage, longest_tokens, readable
 from pre_process.tokenizer.inspection_report import print_text
-from pre_process.tokenizer.text_blocks import read_blocks
 from tests.pre_process import tokenizer_texts as texts
 
 COMMAND = (sys.executable, "-m", "pre_process.tokenizer")
@@ -98,17 +97,18 @@ def test_other_formats_are_opened(tmp_path: Path, folder: Path, capfd: pytest.Ca
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "naive"])
-def test_blocks_have_the_ids_of_the_file(tmp_path: Path, pattern: str) -> None:
+def test_parts_have_the_ids_of_the_file(tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, strings = texts.trained(pattern), texts.nasty_strings(300)
     for size in (2, 7, 50, 400):
         text = "".join(
             f"{before}{string}" for before, string in zip((" ", "\n", "", "\r\n") * 75, strings, strict=True)
         )
         (tmp_path / "text").write_bytes(text.encode())
-        blocks = [block for block, _ in read_blocks(tmp_path / "text", block_bytes=size)]
-        assert len(blocks) > 1
-        assert "".join(blocks) == text
-        ids = [token_id for block in blocks for token_id in tokenizer.encode(block)]
+        monkeypatch.setattr(documents, "PART", size)
+        parts = [part for part, _ in documents.text_parts(tmp_path / "text")]
+        assert len(parts) > 1
+        assert "".join(parts) == text
+        ids = [token_id for part in parts for token_id in tokenizer.encode(part)]
         assert ids == tokenizer.encode(text).tolist()
 
 
