@@ -39,6 +39,11 @@ class Span:
         return self.end - self.start
 
     @property
+    def rate(self) -> float:
+        """GFLOP/s."""
+        return self.flops / GIGA / self.seconds if self.seconds else 0.0
+
+    @property
     def float32_on_cpu(self) -> bool:
         """Whether the machine's product peak is a measure for it."""
         return any(text.startswith("float32") for text in self.details.get("inputs", ()))
@@ -105,11 +110,14 @@ class Report:
     def table(self, product_peak: float | None = None) -> Any:
         """A rich table, 80 columns wide, of one step on average.
 
-        product_peak  GFLOP/s that this machine's products reach (nanograd.kernels.cpu.peak), if that is to be compared
+        product_peak  GFLOP/s that this machine's products reach (nanograd.kernels.cpu.peak), if that is to be compared;
+                      measured beside a busy neighbour it may be less than what an operation reached, which then counts
         """
         from rich import box
         from rich.table import Table
 
+        if product_peak is not None:
+            product_peak = max([product_peak, *(span.rate for span in self.spans if span.float32_on_cpu)])
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_footer=True)
         table.title, table.title_justify = self.title(), "left"
         table.caption, table.caption_justify = "\n".join(self._notes(product_peak)), "left"
@@ -146,13 +154,13 @@ class Report:
         return Row("all", "step", seconds=self.seconds, flops=flops, made=made, kept=kept, comparable=comparable)
 
     def _notes(self, product_peak: float | None) -> Iterator[str]:
-        yield "rest: Python between the operations; in backward also the adding up of gradients"
+        yield "rest: Python between operations; in backward also the adding up of gradients"
         if any(row.fell_back for row in self.rows()):
             yield "*: the formula ran, because no twin takes these arrays and settings"
         if product_peak is not None:
-            yield f"of peak: of {product_peak:,.0f} GFLOP/s, which this machine's matrix products reach"
+            yield f"of peak: of {product_peak:,.0f} GFLOP/s, the most that matrix products reached"
         peak = {use: f"{self.peak[use] / MB:,.1f} MB" for use in ("kept", "all")}
-        yield f"memory at its peak: {peak['kept']} kept for backward, {peak['all']} with all other results"
+        yield f"memory at most: {peak['kept']} kept for backward, {peak['all']} with other results"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -201,7 +209,7 @@ def measured_peak() -> float | None:
 def _arguments(span: Span) -> dict[str, Any]:
     """What a click on a span shows."""
     figures: dict[str, Any] = dict(span.details)
-    if span.flops and span.seconds:
-        figures |= {"GFLOP": span.flops / GIGA, "GFLOP/s": span.flops / GIGA / span.seconds}
+    if span.flops:
+        figures |= {"GFLOP": span.flops / GIGA, "GFLOP/s": span.rate}
     sizes = {"made MB": span.made / MB, "kept MB": span.kept / MB}
     return figures | {name: size for name, size in sizes.items() if size}

@@ -252,6 +252,15 @@ def test_shares_of_the_peak():
     assert cells[1][7] == "", "the peak is that of float32"
 
 
+@pytest.mark.parametrize(("measured", "share"), [(40.0, "50%"), (10.0, "100%"), (None, "")])
+def test_no_operation_is_faster_than_the_peak(measured, share):
+    """A peak that was measured beside a busy neighbour is no peak."""
+    report = Report()
+    details = {"inputs": ["float32 (2, 2)"]}
+    report.spans = [Span("linear", "forward", "forward", 0.0, 0.5, flops=10**10, details=details)]
+    assert list(report.table(measured).columns[7].cells) == [share]
+
+
 @pytest.mark.usefixtures("twins")
 def test_a_formula_that_runs_for_want_of_a_twin_is_marked():
     y, mask = leaf(2, 4, 12), np.ones((2, 1, 4, 4), bool)
