@@ -1,33 +1,49 @@
-"""Floor 6. Compile the kernels that a run needs, by taking one small step: python -m nanograd.warm_up SETTINGS bf16"""
+"""Floor 6. Compile the kernels that a run needs, by taking a small step: python -m nanograd.warm_up SETTINGS bf16 PART
 
+PART is one of nanograd.kernels.compilation.PARTS. The process ends when its standard input does: whoever starts it
+holds the other end, so no compiler outlives the run that it works for, however that ends.
+"""
+
+import os
 import sys
+import threading
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from nanograd import kernels
+from nanograd.kernels.compilation import PARTS, note_compiled
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import AdamW, FlatParameters, clip_grad_norm
 from nanograd.tensor import no_grad
 
 
-def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"]) -> None:
-    """One training step and one evaluation of a model with one block: every kernel is compiled and kept on disk."""
-    kernels.load(matmul_precision)
+def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"], part: str) -> None:
+    """One training step and one evaluation of a model with one block: the kernels of `part` are compiled and kept."""
+    kernels.load(matmul_precision if "gemm" in PARTS[part] else None, part=part)
     model = DecoderLM(msgspec.structs.replace(config, n_layers=1))
     flat = FlatParameters(model)
-    optimizer = AdamW(flat)
     ids = np.zeros((2, config.context_length), np.int64)
     model.loss(ids, ids).backward()
-    clip_grad_norm(flat, 1.0)
-    optimizer.step(0.0)
+    if "optim" in PARTS[part]:
+        clip_grad_norm(flat, 1.0)
+        AdamW(flat).step(0.0)
     with no_grad():
         model.eval().loss(ids, ids)
-    kernels.note_compiled(matmul_precision)
+
+
+def _end_with_standard_input() -> None:
+    os.read(0, 1)  # not sys.stdin, whose lock this thread would hold when Python wants to end
+    os._exit(1)
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    _, settings, precision, part = sys.argv
     warm_up(
-        msgspec.json.decode(sys.argv[1], type=DecoderLMConfig), msgspec.convert(sys.argv[2], Literal["float32", "bf16"])
+        msgspec.json.decode(settings, type=DecoderLMConfig),
+        msgspec.convert(precision, Literal["float32", "bf16"]),
+        part,
     )
+    note_compiled(part, settings, precision)

@@ -1,13 +1,16 @@
 """Loading the twins: when they run, where compiled code is kept, what a machine without a writable home does."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nanograd import Tensor, backend, kernels, nn, ops
+from nanograd.kernels import compilation
 
 LAYER_NORM = """
 import numpy as np
@@ -106,10 +109,91 @@ def test_the_memory_estimate_knows_how_many_logits_are_held():
     assert memory.CHUNK == loss.CHUNK
 
 
+SMALLEST = '{"vocab_size": 64, "context_length": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}'
+
+
+@pytest.fixture
+def code_folder(tmp_path, monkeypatch):
+    """Compiled code is kept there, in the processes that are started too."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    compilation.code_folder.cache_clear()
+    yield tmp_path
+    compilation.code_folder.cache_clear()
+
+
+def parts(settings=SMALLEST, precision="float32", *, monkeypatch):
+    """What `compile_elsewhere` would start."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compilation, "Compilation", list)
+        return kernels.compile_elsewhere(settings, precision)
+
+
+def test_each_kind_of_run_is_compiled_once(code_folder, monkeypatch):
+    assert parts(monkeypatch=monkeypatch) == ["attention", "the rest"]
+    compilation.note_compiled("attention", SMALLEST, "float32")
+    assert parts(monkeypatch=monkeypatch) == ["the rest"]
+    compilation.note_compiled("the rest", SMALLEST, "float32")
+    assert parts(monkeypatch=monkeypatch) is None
+    assert parts(SMALLEST.replace("64", "65"), monkeypatch=monkeypatch) is None
+    assert parts(precision="bf16", monkeypatch=monkeypatch) == ["attention", "the rest"]
+    dropout = SMALLEST.replace("{", '{"dropout": 0.1, ')
+    assert parts(dropout, monkeypatch=monkeypatch) == ["attention", "the rest"]
+
+
+def test_every_twin_is_in_one_part():
+    files = {path.stem for path in (Path(kernels.__file__).parent / "cpu").glob("*.py")}
+    named = [name for names in compilation.PARTS.values() for name in names]
+    registering = {
+        stem for stem in files if ".twin(np" in (Path(kernels.__file__).parent / f"cpu/{stem}.py").read_text()
+    }
+    assert len(named) == len(set(named))
+    assert registering <= set(named) <= files
+
+
+def test_a_compiler_that_fails_is_named_and_stops_nothing(code_folder, caplog, monkeypatch):
+    compiling = kernels.compile_elsewhere('{"n_heads": "three"}', "float32")
+    compiling.wait()
+    assert [record.args[0] for record in caplog.records] == ["attention", "the rest"]
+    assert "n_heads" in caplog.text
+    assert parts('{"n_heads": "three"}', monkeypatch=monkeypatch) == ["attention", "the rest"], "tried again next time"
+
+
+def test_no_process_for_a_compiler_stops_nothing(code_folder, caplog, monkeypatch):
+    def no_more(*arguments, **settings):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(compilation.subprocess, "Popen", no_more)
+    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    assert "temporarily unavailable" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["kill", "forget"])
+def test_no_compiler_outlives_its_run(code_folder, end):
+    compiling = kernels.compile_elsewhere(SMALLEST, "float32")
+    if end == "kill":
+        compiling.kill()
+    else:  # as when the run is killed: the system closes what it held
+        for process in compiling.processes.values():
+            process.stdin.close()
+    for process in compiling.processes.values():
+        with process:
+            assert process.wait(timeout=30) != 0
+
+
+def test_a_full_disk_is_no_place_for_compiled_code(tmp_path, monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(compilation, "cache_folder", lambda: tmp_path / "full")
+    monkeypatch.setattr(compilation.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr(compilation.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "elsewhere"))
+    compilation.code_folder.cache_clear()
+    assert compilation.code_folder() == tmp_path / "elsewhere"
+    compilation.code_folder.cache_clear()
+
+
 @pytest.mark.slow
-def test_the_warm_up_compiles_what_a_run_needs(tmp_path):
-    config = '{"vocab_size": 64, "context_length": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}'
-    environment = {"XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-m", "nanograd.warm_up", config, "float32"], check=True, env=environment)
-    compiled = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
-    assert {name.split(".")[0] for name in compiled} >= {"attention_tiles", "normalization", "activation", "loss"}
+def test_the_warm_up_compiles_what_a_run_needs(code_folder):
+    compiling = kernels.compile_elsewhere(SMALLEST, "float32")
+    compiling.wait()
+    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    compiled = {path.name.split(".")[0] for path in code_folder.rglob("*.nbi")}
+    assert compiled >= {"attention_tiles", "normalization", "activation", "loss", "optim"}

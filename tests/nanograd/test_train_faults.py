@@ -11,7 +11,7 @@ import time
 import pytest
 import safetensors.numpy
 
-from nanograd import backend, kernels, sample, terminal, train
+from nanograd import backend, sample, terminal, train
 from nanograd.config import from_command_line
 from nanograd.io.run_folder import run_folder
 from nanograd.kernels.cpu import gemm
@@ -44,16 +44,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys, extra
     fails(train.main, [*flags, "--out", str(out), *extra], message, capsys)
     if "--lr" not in extra:
         assert list(tmp_path.iterdir()) == []
-
-
-def test_each_precision_is_compiled_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(kernels.subprocess, "Popen", lambda command, **settings: command[-1])
-    kernels.note_compiled("float32")
-    assert kernels.compile_elsewhere("{}", "float32") is None
-    assert kernels.compile_elsewhere("{}", "bf16") == "bf16"
-    kernels.note_compiled("bf16")
-    assert kernels.compile_elsewhere("{}", "bf16") is None
 
 
 def test_bf16_is_refused_where_it_cannot_run(flags, tmp_path, capsys, monkeypatch):

@@ -16,7 +16,7 @@ from numba import njit
 
 from nanograd.backend import Array
 from nanograd.kernels.cpu.dropout import factors_of
-from nanograd.kernels.cpu.support import LINE, ONE, SERIAL, ZERO, exp, maximum
+from nanograd.kernels.cpu.support import INNER, LINE, ONE, SERIAL, ZERO, exp, maximum
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.kernels.cpu.tile import (
     COLUMNS,
@@ -29,8 +29,9 @@ from nanograd.kernels.cpu.tile import (
     write_rows,
 )
 
-STRIP = 32  # queries of forward that share one reading of the keys
-BLOCK = 128  # queries, and keys, of backward: two tiles of scores take an eighth of a second-level cache
+STRIP: Any = np.int64(32)  # queries of forward that share one reading of the keys
+BLOCK: Any = np.int64(128)  # queries, and keys, of backward: two tiles of scores take an eighth of a second-level cache
+FIRST: Any = np.int64(0)  # see tile.py
 LOWEST = np.float32(-np.inf)
 
 
@@ -87,7 +88,7 @@ def forward_heads(
     for_each(_forward_share, threads, (threads, parts, q, k, v, starts, n_heads, size, seen, drop, y, log_sum))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _forward_share(
     thread: int,
     threads: int,
@@ -115,12 +116,12 @@ def _forward_share(
         copy_rows(v[b], starts[2] + column, size.D, ONE, values)
         for i in range(part * STRIP, size.T, parts * STRIP):
             n = min(STRIP, size.T - i)
-            _all_scores(queries, keys_t, i, n, 0, size.S, size, scores)
+            _all_scores(queries, keys_t, i, n, FIRST, size.S, size, scores)
             _mix(scores, values, i, n, seen, drop, head, size, mixed, log_sum)
             write_rows(mixed, size.D, y[b, i : i + n], column)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _mix(
     scores: Array,
     values: Array,
@@ -135,9 +136,9 @@ def _mix(
 ) -> None:
     """mixed = drop(softmax(scores)) v for queries i … i + n, and ℓ of each"""
     for t in range(0, n, ROWS):
-        depth = _reach(i + t + ROWS - 1, 0, size.S, size)
+        depth = _reach(i + t + ROWS - 1, FIRST, size.S, size)
         for row in range(t, min(t + ROWS, n)):
-            reach = _reach(i + row, 0, size.S, size)
+            reach = _reach(i + row, FIRST, size.S, size)
             log_sum[head, i + row] = _softmax(scores[row], reach, seen, head)
             if drop is not None:
                 factors = factors_of(drop, (head * size.T + i + row) * size.S, reach)
@@ -148,7 +149,7 @@ def _mix(
             tile_product(mixed, t, d, scores, t, 0, values, 0, d, depth, False, False)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _softmax(s: Array, reach: int, seen: Array, head: int) -> Any:
     """s ← softmax(s) over the first `reach` keys, as far as they are seen. Returns ln Σ exp s, or 0 if none is"""
     if seen.size:
@@ -196,7 +197,7 @@ def backward_heads(
     for_each(_backward_share, threads, given)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _backward_share(
     thread: int,
     threads: int,
@@ -226,7 +227,7 @@ def _backward_share(
         _clear(gradients)
         for i in range(0, size.T, BLOCK):
             n = min(BLOCK, size.T - i)
-            for j in range(start, _reach(i + n - 1, 0, size.S, size), step):
+            for j in range(start, _reach(i + n - 1, FIRST, size.S, size), step):
                 m = min(BLOCK, size.S - j)
                 _weights_and_slopes(rows, i, n, j, m, log_sum[head], seen, drop, head, size, p, ds)
                 _add_gradients(rows, i, n, j, m, p, ds, size, gradients)
@@ -236,7 +237,7 @@ def _backward_share(
             write_rows(gradients.values[j:], size.D, dv[b, j : j + BLOCK], starts[2] + column)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _workspace(size: Head) -> Any:
     """Memory for one head, of length T or S, that a thread uses again for the next."""
     T, S, panels = round_up(size.T, ROWS), round_up(size.S, ROWS), round_up(size.S, COLUMNS) // COLUMNS * size.D
@@ -252,7 +253,7 @@ def _workspace(size: Head) -> Any:
     return rows, Gradients(sums[0], sums[1], sums[2])
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _fetch(dy: Array, q: Array, k: Array, v: Array, y: Array, starts: Any, column: int, size: Head, rows: Rows) -> None:
     copy_rows(q, starts[0] + column, size.D, size.scale, rows.queries)
     copy_rows(dy, column, size.D, ONE, rows.slopes)
@@ -266,14 +267,14 @@ def _fetch(dy: Array, q: Array, k: Array, v: Array, y: Array, starts: Any, colum
         rows.delta[t] = total
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _clear(gradients: Gradients) -> None:
     gradients.queries[:] = ZERO
     gradients.keys[:] = ZERO
     gradients.values[:] = ZERO
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _weights_and_slopes(
     rows: Rows,
     i: int,
@@ -312,7 +313,7 @@ def _weights_and_slopes(
         slopes[unseen] = ZERO
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _add_gradients(
     rows: Rows, i: int, n: int, j: int, m: int, p: Array, ds: Array, size: Head, gradients: Gradients
 ) -> None:
@@ -328,7 +329,7 @@ def _add_gradients(
                 tile_product(gradients.values, j + c, d, p, t, c, rows.slopes, i + t, d, n - t, True, True)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _all_scores(left: Array, right_t: Array, i: int, n: int, j: int, m: int, size: Head, out: Array) -> None:
     """out = left rightᵀ for rows i … i + n of left and j … j + m of right, but for tiles wholly in the future"""
     for c in range(0, m, COLUMNS):
@@ -338,7 +339,7 @@ def _all_scores(left: Array, right_t: Array, i: int, n: int, j: int, m: int, siz
                 tile_product(out, t, c, left, i + t, 0, right_t, panel, 0, size.D, False, False)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _reach(query: int, j: int, m: int, size: Head) -> int:
     """How many of the keys j … j + m a query may see, the causal triangle considered: the first so many."""
     return max(0, min(m, query + 1 + size.S - size.T - j)) if size.causal else m

@@ -26,7 +26,7 @@ from nanograd.kernels.cpu.packing import (
     pack_panels,
     panel_size,
 )
-from nanograd.kernels.cpu.support import SERIAL
+from nanograd.kernels.cpu.support import INNER, SERIAL
 from nanograd.kernels.cpu.threads import for_each
 
 Shape: TypeAlias = tuple[int, int, int]  # M, K, N
@@ -84,12 +84,12 @@ def pack_together(b: Operand, K: int, N: int, panels: Array, shares: int) -> Non
     for_each(_pack_share, shares, (b, K, N, panels, shares))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _pack_share(share: int, b: Operand, K: int, N: int, panels: Array, shares: int) -> None:
     pack_panels(b, K, N, panels, share, shares)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _multiply_share(
     part: int,
     a: Operand,
@@ -104,7 +104,7 @@ def _multiply_share(
     _multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def part_of(number: int, grid: Grid, shape: Shape) -> Part:
     """Where one part of the grid lies: whole tiles and whole panels."""
     i, j = number // grid[1], number % grid[1]
@@ -113,7 +113,7 @@ def part_of(number: int, grid: Grid, shape: Shape) -> Part:
     return first, min(last, shape[0]), panels * j // grid[1], panels * (j + 1) // grid[1]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _multiply_part(
     a: Operand,
     panels: Array,
@@ -136,7 +136,7 @@ def _multiply_part(
             multiply_block(block, place, panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def multiply_block(
     block: Array,
     place: Place,
@@ -165,7 +165,7 @@ def multiply_block(
             multiply_tile(block, a, panels, b, steps, tile, first_tile, second_tile)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def multiply_lanes(a: Array, panels: Array, shape: Shape, part: Part, out: Stored, first: Summand) -> None:
     """One part of out = A B + first, where the rows of A are lanes already: read as they lie."""
     per_lane, stride = depth(panels), a.shape[1]
@@ -185,7 +185,7 @@ def even(length: int, longest: int, unit: int) -> int:
     return ((length + pieces - 1) // pieces + unit - 1) // unit * unit
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _at(matrix: Stored, i: int, n: int) -> int:
     """The address of element (i, n)."""
     return matrix[0] + 4 * (i * matrix[1] + n)

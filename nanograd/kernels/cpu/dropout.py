@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import SERIAL, ZERO, flat, run, takes
+from nanograd.kernels.cpu.support import INNER, SERIAL, ZERO, flat, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.dropout import Key, dropout
 from nanograd.primitive import Needs
@@ -18,7 +18,7 @@ MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_0, WEYL_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 
 
-@njit(forceinline=True, **SERIAL)  # too long for LLVM to inline unasked, and only inlined can it be vectorised
+@njit(forceinline=True, **INNER)  # too long for LLVM to inline unasked, and only inlined can it be vectorised
 def philox(block: Any, call: Any, seed: Any) -> Any:
     """The four random words (uint32) of counter (block, call) under the key `seed`, all three uint64.
 
@@ -51,7 +51,7 @@ def mask_of(p: float, key: Key | None) -> Mask | None:
     return Mask(call, seed, np.uint32(int(p * 2**32)), np.float32(1 / (1 - p)))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def factors_of(mask: Mask, start: int, n: int) -> Array:
     """(n,) float32: for number start + i of an array 1 / (1 − p) if it stays, 0 if it is dropped."""
     block = start // COUNTER
@@ -67,7 +67,7 @@ def factors_of(mask: Mask, start: int, n: int) -> Array:
     return factors[start % COUNTER : start % COUNTER + n]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _drop_tile(tile: int, x: Array, mask: Mask, y: Array) -> None:
     start, stop = tile * TILE, min(x.size, (tile + 1) * TILE)
     xt, yt, factors = x[start:stop], y[start:stop], factors_of(mask, start, stop - start)

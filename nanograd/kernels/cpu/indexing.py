@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import LINE, SERIAL, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, LINE, SERIAL, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.indexing import embedding
 from nanograd.primitive import Needs
@@ -24,7 +24,7 @@ def _add_rows(ids: Array, dy: Array, dweight: Array) -> None:
     for_each(_add_columns, (dweight.shape[1] + COLUMNS - 1) // COLUMNS, (ids, dy, dweight))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _add_columns(task: int, ids: Array, dy: Array, dweight: Array) -> None:
     start, stop = task * COLUMNS, min(dweight.shape[1], (task + 1) * COLUMNS)
     for i in range(len(ids)):

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array
-from nanograd.kernels.cpu.support import BLOCKS, SERIAL, ZERO, first, run
+from nanograd.kernels.cpu.support import BLOCKS, INNER, SERIAL, ZERO, first, run
 from nanograd.kernels.cpu.threads import for_each
 
 PART = 1 << 16  # parameters of one task
@@ -22,7 +22,7 @@ def _adamw(w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool
     for_each(_update_part, (w.size + PART - 1) // PART, (w, g, m, v, numbers, zero_grad))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _update_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     scale, beta_1, rest_1, beta_2, rest_2, root_bias_2, eps, rate, keep = numbers
     for i in range(part * PART, min(w.size, (part + 1) * PART)):
@@ -41,7 +41,7 @@ def _squares(g: Array, sums: Array) -> None:
     for_each(_squares_of_block, len(sums), (g, sums))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _squares_of_block(block: int, g: Array, sums: Array) -> None:
     part, total = g[first(block, len(sums), g.size) : first(block + 1, len(sums), g.size)], 0.0
     for i in range(len(part)):

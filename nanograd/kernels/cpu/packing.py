@@ -30,7 +30,7 @@ from nanograd.kernels.cpu.avx512 import (
     types,
 )
 from nanograd.kernels.cpu.micro_kernel import TILE_COLUMNS
-from nanograd.kernels.cpu.support import SERIAL
+from nanograd.kernels.cpu.support import INNER, SERIAL
 
 BLOCK_ROWS = 120  # 10 tiles: a block of A fills 500 KiB at most, half of the second-level cache
 BLOCK_STEPS = 1024  # most products need one block of k: out is written once, and never read
@@ -51,7 +51,7 @@ def panel_size(K: int, per_lane: int) -> int:
     return (steps + LANES - 1) // LANES * LANES * TILE_COLUMNS
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def pack_panels(b: Operand, K: int, N: int, panels: Array, share: int, shares: int) -> None:
     """One of so many equal shares of the work of packing B (K, N)."""
     stored = b[0], b[1]
@@ -61,7 +61,7 @@ def pack_panels(b: Operand, K: int, N: int, panels: Array, share: int, shares: i
         _cut(stored, K, N, panels, share, shares)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _turn(stored: Stored, K: int, N: int, panels: Array, share: int, shares: int) -> None:
     """Stored as (N, K): 16 rows at a time become 16 columns, in registers."""
     start, row_length = stored
@@ -75,7 +75,7 @@ def _turn(stored: Stored, K: int, N: int, panels: Array, share: int, shares: int
             turn_square(square, panels, target + k // per_lane * TILE_COLUMNS)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _cut(stored: Stored, K: int, N: int, panels: Array, share: int, shares: int) -> None:
     """Stored as (K, N): a row, or in bf16 two rows joined, is cut into pieces, one for each panel."""
     start, row_length = stored
@@ -91,7 +91,7 @@ def _cut(stored: Stored, K: int, N: int, panels: Array, share: int, shares: int)
                 join_rows(rows, panels, target + step * TILE_COLUMNS)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def pack_block(a: Operand, rows: Span, ks: Span, block: Array) -> None:
     """These rows and ks of A."""
     start, row_length, transposed = a
@@ -103,7 +103,7 @@ def pack_block(a: Operand, rows: Span, ks: Span, block: Array) -> None:
         _copy_all((start, row_length), rows[1] - rows[0], ks[1] - ks[0], block)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _copy_all(stored: Stored, rows: int, ks: int, block: Array) -> None:
     """[row][step]: neighbours in k are neighbours already, so rows are copied (and narrowed) as they are."""
     start, row_length = stored
@@ -117,7 +117,7 @@ def _copy_all(stored: Stored, rows: int, ks: int, block: Array) -> None:
             put(block, target + ks, 0.0)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _join_all(stored: Stored, ks: int, rows: int, block: Array) -> None:
     """[step][row]: one register after the other."""
     start, row_length = stored

@@ -24,6 +24,8 @@ SERIAL: dict[str, Any] = {
     "cache": True,
     "no_cfunc_wrapper": True,  # nobody calls kernels from C, and the way in from there takes time to compile
 }
+# For what only other kernels call: no way in from Python, which is a sixth of all compiling. Python calling it crashes.
+INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}
 PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
 
 ONE, ZERO = np.float32(1), np.float32(0)  # in a kernel 1 and 1.0 are 64 bits wide, and so is all they touch
@@ -94,7 +96,7 @@ def n_blocks(n: int, at_least: int) -> int:
     return max(1, min(BLOCKS, n // at_least))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def first(block: int, blocks: int, n: int) -> int:
     """The row at which `block` of `blocks` begins; first(block + 1, …) is where it ends."""
     return n * block // blocks

@@ -17,10 +17,12 @@ from numba.extending import intrinsic
 from nanograd.backend import Array
 from nanograd.kernels.cpu.avx512 import F32, FLOATS, I1, I64, LANES, broadcast, call, number
 from nanograd.kernels.cpu.cpu_features import has_avx512
-from nanograd.kernels.cpu.support import LINE, SERIAL, ZERO
+from nanograd.kernels.cpu.support import INNER, LINE, ZERO
 
-ROWS, VECTORS = (8, 2) if has_avx512() else (4, 1)  # sums take 16 of AVX-512's 32 registers, 8 of AVX2's 16
-COLUMNS = LANES * VECTORS
+# Not ints, each of which is a type of its own to Numba: what is called with one would be compiled once more.
+ROWS: Any = np.int64(8 if has_avx512() else 4)
+VECTORS = 2 if has_avx512() else 1  # sums take 16 of AVX-512's 32 registers, 8 of AVX2's 16
+COLUMNS: Any = np.int64(LANES * VECTORS)
 
 
 def _tile_product(
@@ -129,13 +131,13 @@ def _loop_variable(builder: ir.IRBuilder, kind: Any, first: dict[Any, Any]) -> A
     return variable
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def round_up(n: int, step: int) -> int:
     """The smallest multiple of `step` that is not below n."""
     return (n + step - 1) // step * step
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def aligned_matrix(rows: int, columns: int) -> Array:
     """An uninitialised matrix that begins on a cache line, so that whole vectors don't cross two of them."""
     memory = np.empty(rows * columns + LINE, np.float32)
@@ -143,7 +145,7 @@ def aligned_matrix(rows: int, columns: int) -> Array:
     return memory[start : start + rows * columns].reshape(rows, columns)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def copy_rows(x: Array, column: int, D: int, factor: Any, out: Array) -> None:
     """out[t, d] = factor · x[t, column + d] for d < D, and 0 in the columns behind"""
     for t in range(len(x)):
@@ -153,7 +155,7 @@ def copy_rows(x: Array, column: int, D: int, factor: Any, out: Array) -> None:
         place[D:] = ZERO
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def copy_transposed(x: Array, column: int, D: int, out: Array) -> None:
     """Panels of COLUMNS rows, each lying on its side: out[panel · D + d, j] = x[panel · COLUMNS + j, column + d]"""
     for start in range(0, len(x), COLUMNS):
@@ -165,7 +167,7 @@ def copy_transposed(x: Array, column: int, D: int, out: Array) -> None:
         panel[:D, n:] = ZERO
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def write_rows(x: Array, D: int, out: Array, column: int) -> None:
     """out[t, column + d] = x[t, d] for d < D"""
     for t in range(len(out)):

@@ -1,0 +1,120 @@
+"""Floor 3. Where compiled code is kept, and other processes that compile it while this one prepares the text.
+
+A run needs some twenty kernels, and Numba compiles on one core. So two processes each take one small training step, one
+with the compiled attention and the formulas for everything else, one the other way round: half of the seconds each.
+What they have finished is read from disk.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PARTS = {
+    "attention": ("attention",),
+    "the rest": (
+        "activation",
+        "dropout",
+        "gemm",
+        "indexing",
+        "loss",
+        "matrix",
+        "mlp",
+        "normalization",
+        "optim",
+        "rotary",
+        "softmax",
+    ),
+}  # part of the compiling → files in cpu/
+ROOM = 20_000_000  # bytes that all compiled kernels take, with something to spare
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept, under a name that changes with any of the sources.
+
+    Numba itself compares a kernel's own file only: a change in a file that the kernel calls would go unseen.
+    """
+    import platformdirs
+
+    sources = b"".join(path.read_bytes() for path in sorted((Path(__file__).parent / "cpu").glob("*.py")))
+    name = f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    return Path(platformdirs.user_cache_dir("nanograd", appauthor=False)) / name
+
+
+@functools.cache
+def code_folder() -> Path:
+    """NUMBA_CACHE_DIR if the user has set it, else the cache folder; where that can't be used, a new temporary one."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(chosen)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            if shutil.disk_usage(folder).free >= ROOM:
+                return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="nanograd-kernels-"))
+
+
+class Compilation:
+    """The processes that compile, from the start to `wait` or `kill`. They also end when this process does."""
+
+    def __init__(self, commands: dict[str, list[str]]) -> None:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(code_folder())}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.processes = {
+            part: subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+            for part, command in commands.items()
+        }
+
+    def wait(self) -> None:
+        """Until all have ended. What one of them could not compile is compiled here, when it is first needed."""
+        for part, process in self.processes.items():
+            with process:  # closes the pipes, and waits
+                *_, why = process.stderr.read().decode(errors="replace").splitlines() or ["it said nothing"]
+                code = process.wait()
+            if code:
+                log.warning("compiling %s elsewhere failed (exit code %d: %s), so it is done here", part, code, why)
+
+    def kill(self) -> None:
+        """End them now, if they are still at work."""
+        for process in self.processes.values():
+            with process:
+                process.kill()
+
+
+def compile_elsewhere(settings: str, matmul_precision: str) -> Compilation | None:
+    """Start compiling in other processes what a run needs; None if that was done before.
+
+    settings  JSON of a DecoderLMConfig.
+    """
+    parts = [part for part in PARTS if not _mark(part, settings, matmul_precision).exists()]
+    module = [sys.executable, "-m", "nanograd.warm_up"]
+    try:
+        return Compilation({part: [*module, settings, matmul_precision, part] for part in parts}) if parts else None
+    except OSError as error:  # no process can be started, say: then this one compiles what it meets
+        log.warning("kernels can't be compiled in another process: %s", error)
+        return None
+
+
+def note_compiled(part: str, settings: str, matmul_precision: str) -> None:
+    """Leave a mark for `compile_elsewhere`: this part was compiled for a run of this kind."""
+    with contextlib.suppress(OSError):  # then Numba could not keep its code here either
+        _mark(part, settings, matmul_precision).touch()
+
+
+def _mark(part: str, settings: str, matmul_precision: str) -> Path:
+    """Of settings only those that ask for other kernels count: whether there is dropout, not how much or how wide."""
+    kinds = {name: bool(x) if isinstance(x, (int, float)) else x for name, x in json.loads(settings).items()}
+    name = hashlib.sha256(json.dumps([part, kinds, matmul_precision], sort_keys=True).encode()).hexdigest()[:16]
+    return code_folder() / f"compiled-{name}"
