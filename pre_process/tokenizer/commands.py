@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DECODED_TOGETHER = 1 << 20  # ids
-Progress = Callable[[int, int], None]  # (done, total)
+Progress = Callable[[str, int, int], None]  # (what is done, how much, of how much)
 
 
 def train(
@@ -41,14 +41,14 @@ def train(
         raise FileExistsError(f"{out / FILE_NAME} is there already: choose another folder or delete it")
     _check_folder(out)
     total, started = sum(path.stat().st_size for path in files), time.perf_counter()
-    with bar("reading") as read, bar("merging") as merged:
+    with bar() as show:
         tokenizer = Tokenizer.train(
-            _texts(files, lambda done: read(done, total), whole=settings.add_prefix_space),
+            _texts(files, lambda done: show("reading", done, total), whole=settings.add_prefix_space),
             **settings._asdict(),
             vocab_size=vocab_size,
             special_tokens=special_tokens,
             min_frequency=min_frequency,
-            progress=merged,
+            progress=lambda done, wanted: show("merging", done, wanted),
         )
     tokenizer.save(out)
     seconds = time.perf_counter() - started
@@ -80,8 +80,8 @@ def _texts(files: Sequence[Path], progress: Callable[[int], None], *, whole: boo
 def encode_file(tokenizer: TextTokenizer, path: Path, out: Path, *, allow_special: bool) -> None:
     """The whole file as one document: its ids in `out`."""
     total = path.stat().st_size
-    with bar("encoding") as progress:
-        parts = _encoded(tokenizer, path, allow_special, lambda done: progress(done, total))
+    with bar() as show:
+        parts = _encoded(tokenizer, path, allow_special, lambda done: show("encoding", done, total))
         n = write_ids(out, parts, vocab_size=tokenizer.vocab_size)
     print(f"{n:,} ids from {total:,} bytes ({total / max(1, n):.2f} bytes per token): {out}")
 
@@ -153,11 +153,11 @@ def inspect(path: Path, file: Path | None, *, show: int) -> None:
         print_vocabulary(console, tokenizer)
         return
     usage, total, beginning = Usage(tokenizer), file.stat().st_size, ""
-    with bar("counting") as progress:
+    with bar() as progress:
         for part, done in _parts(tokenizer, file):
             beginning += part[: show - len(beginning)]
             usage.add(part)
-            progress(done, total)
+            progress("counting", done, total)
     if beginning:
         print_text(console, tokenizer, beginning)
     print_vocabulary(console, tokenizer)
@@ -176,23 +176,24 @@ def _console() -> "Console":
 
 
 @contextlib.contextmanager
-def bar(what: str) -> Iterator[Progress]:
-    """Yield `update(done, total)`: a bar on a terminal's standard error, once it has taken more than a second."""
+def bar() -> Iterator[Progress]:
+    """Yield `show(what, done, total)`: a bar on a terminal's standard error, once it has taken more than a second."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console, started = Console(stderr=True), time.perf_counter()
-    shown = Bar(TextColumn(what), BarColumn(), TimeRemainingColumn(), console=console, transient=True)
-    task = shown.add_task(what, total=None)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    shown = Bar(*columns, console=console, transient=True)
+    task = shown.add_task("", total=None)
 
-    def update(done: int, total: int) -> None:
+    def show(what: str, done: int, total: int) -> None:
         if not shown.live.is_started and console.is_terminal and time.perf_counter() - started > 1:
             shown.start()
-        shown.update(task, completed=done, total=total)
+        shown.update(task, description=what, completed=done, total=total)
 
     try:
-        yield update
+        yield show
     finally:
         if shown.live.is_started:
             shown.stop()
