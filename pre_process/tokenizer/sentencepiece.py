@@ -26,7 +26,6 @@ from pre_process.tokenizer.vocabulary import TokenizerError
 
 SPACE = "▁"
 UNKNOWN_SHOWN = " ⁇ "  # what sentencepiece decodes <unk> to
-CACHE_SIZE = 1 << 16  # words
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _ERRORS = "pre_process.tokenizer.replace_each_byte"  # Python makes one U+FFFD of several, sentencepiece does not
 codecs.register_error(_ERRORS, lambda error: ("\ufffd" * (error.end - error.start), error.end))  # type: ignore[attr-defined]
@@ -90,9 +89,11 @@ class SentencePieceTokenizer:
         for word in self._word.findall(text):
             ids = self._cache.get(word)
             if ids is None:
+                ids = self._encode_word(word)
                 if len(self._cache) >= CACHE_SIZE:
                     self._cache.clear()
-                ids = self._cache[word] = self._encode_word(word)
+                if len(word) <= LONGEST_REMEMBERED:
+                    self._cache[word] = ids
             yield from ids
 
     def _encode_word(self, word: str) -> list[int]:
