@@ -37,6 +37,8 @@ def mlp(
     For swiglu W₁ is (2F, C): gates first. Biases and residual may be None. Kept for backward are x and u: f(u), as long
     as u, costs less to make again than to keep.   Chen et al. 2016, arXiv:1604.06174
     """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
     bend, settings = ACTIVATIONS[activation]
     u, _ = linear.formula.forward(xp, x, up, up_bias)
     hidden, _ = bend.formula.forward(xp, u, **settings)

@@ -96,6 +96,7 @@ def test_an_mlp_in_strips_is_the_same_mlp(case, strip, monkeypatch):
         (lambda: ops.linear(*(np.ones((2, 2), np.float32),) * 2, None, np.ones((1, 2), np.float32)), ValueError),
         (lambda: ops.mlp(*SQUARES, None, np.ones((2, 3), np.float32), None, activation="relu"), ValueError),
         (lambda: ops.mlp(*SQUARES, None, np.ones((2, 2), np.float32), None, activation="swiglu"), ValueError),
+        (lambda: ops.mlp(*SQUARES, None, np.ones((2, 2), np.float32), None, activation="swish"), ValueError),
         (lambda: ops.swiglu(np.ones((2, 3), np.float32)), ValueError),
         (lambda: ops.rotary(np.ones((2, 3), np.float32), np.arange(2)), ValueError),
         (lambda: ops.rotary(np.ones((2, 4), np.float32), np.arange(3)), ValueError),

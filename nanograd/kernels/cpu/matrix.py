@@ -8,11 +8,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.gemm import product
-from nanograd.kernels.cpu.support import PARALLEL, first, n_blocks, numbers, run, takes
+from nanograd.kernels.cpu.support import SERIAL, first, n_blocks, numbers, run, takes
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.matrix import linear, matmul
 from nanograd.primitive import Needs
 from nanograd.tensor import ADDED, PASSED_ON
@@ -116,15 +117,19 @@ def add_partial_sums(into: Array | None, partial: Array) -> Any:
     return ADDED
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _sum_blocks(x: Array, partial: Array) -> None:
     """partial[b] = Σ over the rows of block b: a sum of sums is more exact than one long sum, and uses all threads"""
-    for block in prange(len(partial)):
-        total = partial[block]
-        for i in range(first(block, len(partial), len(x)), first(block + 1, len(partial), len(x))):
-            row = x[i]
-            for j in range(len(total)):
-                total[j] += row[j]
+    for_each(_sum_block, len(partial), (x, partial))
+
+
+@njit(**SERIAL)
+def _sum_block(block: int, x: Array, partial: Array) -> None:
+    total = partial[block]
+    for i in range(first(block, len(partial), len(x)), first(block + 1, len(partial), len(x))):
+        row = x[i]
+        for j in range(len(total)):
+            total[j] += row[j]
 
 
 def as_rows(x: Array) -> Array:

@@ -7,10 +7,11 @@ also the residual stream, and has a gradient waiting for it: backward adds to th
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, first, n_blocks, numbers, rows, run, takes
+from nanograd.kernels.cpu.support import ONE, SERIAL, ZERO, first, n_blocks, numbers, rows, run, takes
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.normalization import layer_norm, rms_norm
 from nanograd.primitive import Needs
 from nanograd.tensor import ADDED
@@ -19,11 +20,24 @@ Into = tuple[Array | None, ...]
 ROWS_PER_BLOCK = 16  # at least: a block ends with sums as long as a row, which are added up in one thread
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _layer_norm(x: Array, weight: Array, bias: Array, eps: Any, y: Array, mean: Array, r: Array) -> None:
     """y = (x − μ) r w + b,  r = 1/√(σ² + ε).   x, y (N, C), mean and r (N,)"""
+    for_each(_layer_norm_block, n_tasks(len(x)), (x, weight, bias, eps, y, mean, r))
+
+
+@njit(**SERIAL)
+def n_tasks(n: int) -> int:
+    """Into how many tasks to cut n rows of which each is finished by itself."""
+    return (n + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
+
+
+@njit(**SERIAL)
+def _layer_norm_block(
+    task: int, x: Array, weight: Array, bias: Array, eps: Any, y: Array, mean: Array, r: Array
+) -> None:
     N, C = x.shape
-    for i in prange(N):
+    for i in range(task * ROWS_PER_BLOCK, min(N, (task + 1) * ROWS_PER_BLOCK)):
         xi, yi = x[i], y[i]
         total, squares = ZERO, ZERO
         for j in range(C):
@@ -52,27 +66,46 @@ def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Ar
         dx[j] = dx[j] + slope if add else slope
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _layer_norm_backward(
     dy: Array, x: Array, weight: Array, mean: Array, r: Array, dx: Array, add: bool, dweight: Array, dbias: Array
 ) -> None:
     """dx as above; dweight and dbias (blocks, C), zeros at first, receive Σ dy ⊙ n and Σ dy of each block of rows"""
-    (N, C), blocks = x.shape, len(dweight)
-    for block in prange(blocks):
-        dw, db = dweight[block], dbias[block]
-        for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
-            dyi, xi, m, ri = dy[i], x[i], mean[i], r[i]
-            _layer_norm_slope(dyi, xi, weight, m, ri, dx[i], add)
-            for j in range(C):
-                dw[j] += dyi[j] * ((xi[j] - m) * ri)
-                db[j] += dyi[j]
+    for_each(_layer_norm_backward_block, len(dweight), (dy, x, weight, mean, r, dx, add, dweight, dbias))
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
+def _layer_norm_backward_block(
+    block: int,
+    dy: Array,
+    x: Array,
+    weight: Array,
+    mean: Array,
+    r: Array,
+    dx: Array,
+    add: bool,
+    dweight: Array,
+    dbias: Array,
+) -> None:
+    (N, C), blocks, dw, db = x.shape, len(dweight), dweight[block], dbias[block]
+    for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
+        dyi, xi, m, ri = dy[i], x[i], mean[i], r[i]
+        _layer_norm_slope(dyi, xi, weight, m, ri, dx[i], add)
+        for j in range(C):
+            dw[j] += dyi[j] * ((xi[j] - m) * ri)
+            db[j] += dyi[j]
+
+
+@njit(**SERIAL)
 def _rms_norm(x: Array, weight: Array, eps: Any, y: Array, r: Array) -> None:
     """y = x r w,  r = 1/√(⟨x²⟩ + ε).   x, y (N, C), r (N,)"""
+    for_each(_rms_norm_block, n_tasks(len(x)), (x, weight, eps, y, r))
+
+
+@njit(**SERIAL)
+def _rms_norm_block(task: int, x: Array, weight: Array, eps: Any, y: Array, r: Array) -> None:
     N, C = x.shape
-    for i in prange(N):
+    for i in range(task * ROWS_PER_BLOCK, min(N, (task + 1) * ROWS_PER_BLOCK)):
         xi, yi = x[i], y[i]
         squares = ZERO
         for j in range(C):
@@ -96,17 +129,22 @@ def _rms_norm_slope(dy: Array, x: Array, weight: Array, r: Any, dx: Array, add: 
         dx[j] = dx[j] + slope if add else slope
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _rms_norm_backward(dy: Array, x: Array, weight: Array, r: Array, dx: Array, add: bool, dweight: Array) -> None:
     """dx as above; dweight (blocks, C) begins with zeros and receives Σ dy ⊙ n of each block of rows"""
-    (N, C), blocks = x.shape, len(dweight)
-    for block in prange(blocks):
-        dw = dweight[block]
-        for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
-            dyi, xi, ri = dy[i], x[i], r[i]
-            _rms_norm_slope(dyi, xi, weight, ri, dx[i], add)
-            for j in range(C):
-                dw[j] += dyi[j] * (xi[j] * ri)
+    for_each(_rms_norm_backward_block, len(dweight), (dy, x, weight, r, dx, add, dweight))
+
+
+@njit(**SERIAL)
+def _rms_norm_backward_block(
+    block: int, dy: Array, x: Array, weight: Array, r: Array, dx: Array, add: bool, dweight: Array
+) -> None:
+    (N, C), blocks, dw = x.shape, len(dweight), dweight[block]
+    for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
+        dyi, xi, ri = dy[i], x[i], r[i]
+        _rms_norm_slope(dyi, xi, weight, ri, dx[i], add)
+        for j in range(C):
+            dw[j] += dyi[j] * (xi[j] * ri)
 
 
 def _layer_norm_forward(xp: ArrayModule, x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> Any:

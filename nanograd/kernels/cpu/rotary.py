@@ -8,24 +8,33 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import PARALLEL, rows, run, takes
+from nanograd.kernels.cpu.support import SERIAL, rows, run, takes
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.rotary import Layout, check, check_packed, cos_and_sin, packed_rotary, rotary
 from nanograd.primitive import Needs
 
+ROWS = 16  # that one task turns
 LONGEST = 1 << 17  # positions in a table: larger ones, and negative ones, are left to the formula
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _turn_halves(x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array) -> None:
     """y = x, the first `heads` heads of each row turned.   x, y (N, …), places (N,), table (P, D): cosines, then sines
 
     sign  1, or −1 to turn back
     """
+    for_each(_turn_halves_of_rows, (len(x) + ROWS - 1) // ROWS, (x, places, table, sign, heads, D, y))
+
+
+@njit(**SERIAL)
+def _turn_halves_of_rows(
+    task: int, x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array
+) -> None:
     N, half = len(x), D // 2
-    for i in prange(N):
+    for i in range(task * ROWS, min(N, (task + 1) * ROWS)):
         cos, sin = table[places[i], :half], table[places[i], half:]
         for h in range(heads):
             x1, x2 = x[i, h * D : h * D + half], x[i, h * D + half : h * D + D]
@@ -36,11 +45,18 @@ def _turn_halves(x: Array, places: Array, table: Array, sign: Any, heads: int, D
         y[i, heads * D :] = x[i, heads * D :]
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _turn_pairs(x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array) -> None:
     """The same for numbers that are neighbours."""
+    for_each(_turn_pairs_of_rows, (len(x) + ROWS - 1) // ROWS, (x, places, table, sign, heads, D, y))
+
+
+@njit(**SERIAL)
+def _turn_pairs_of_rows(
+    task: int, x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array
+) -> None:
     N, half = len(x), D // 2
-    for i in prange(N):
+    for i in range(task * ROWS, min(N, (task + 1) * ROWS)):
         cos, sin = table[places[i], :half], table[places[i], half:]
         for h in range(heads):
             xh, yh = x[i, h * D : h * D + D], y[i, h * D : h * D + D]
