@@ -19,7 +19,7 @@ import numpy as np
 from pre_process.tokenizer.added_tokens import allowed_specials, split_specials
 from pre_process.tokenizer.byte_level import has_lone_surrogate
 from pre_process.tokenizer.decoder import checked_ids
-from pre_process.tokenizer.encoder import apply_merges
+from pre_process.tokenizer.encoder import CACHE_SIZE, LONGEST_REMEMBERED, apply_merges
 from pre_process.tokenizer.json_files import faults_named
 from pre_process.tokenizer.sentencepiece_files import Piece, PieceType, SentencePieceModel, read_model
 from pre_process.tokenizer.vocabulary import TokenizerError
