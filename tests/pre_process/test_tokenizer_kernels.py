@@ -129,7 +129,7 @@ def match(data: np.ndarray, start: int, end: int, trie: Any) -> tuple[Any, int]:
 @given(vocabularies(shuffled=False), st.text("abcx", max_size=12).map(str.encode), st.integers(0, 12))
 def test_the_trie_finds_the_longest_match(vocabulary: Vocabulary, data: bytes, start: int) -> None:
     start = min(start, len(data))
-    found, end = match(padded(data), start, len(data), trie_of(vocabulary))
+    found, end = match(padded(data), start, len(data), trie_of(vocabulary.ids))
     expected = BruteForceLookup(vocabulary.ids).longest_match(data, start)
     assert (None if found == NONE else (found, end)) == expected
 

@@ -1,7 +1,8 @@
 """The kernels for those who call them: texts in, arrays out, and back."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
@@ -10,10 +11,10 @@ from pre_process.tokenizer.byte_level import utf8
 from pre_process.tokenizer.kernels import compiling
 from pre_process.tokenizer.kernels.decoding import decode, places
 from pre_process.tokenizer.kernels.encoding import GREEDY, MERGES, SLACK, WHOLE_PIECES, encode_documents
-from pre_process.tokenizer.kernels.piece_cache import PieceCache, new_cache
+from pre_process.tokenizer.kernels.piece_cache import SLOTS, PieceCache, copy_of, new_cache, remember_tokens
 from pre_process.tokenizer.kernels.scanner import PATTERN_NUMBERS
 from pre_process.tokenizer.kernels.support import padded
-from pre_process.tokenizer.kernels.tables import merges_of, no_trie, trie_of
+from pre_process.tokenizer.kernels.tables import laid_out, merges_of, no_trie, reached, trie_of
 from pre_process.tokenizer.kernels.unicode_classes import classes
 from pre_process.tokenizer.pre_tokenize import PatternName
 from pre_process.tokenizer.vocabulary import TokenizerError, Vocabulary
@@ -27,9 +28,16 @@ class CompiledEncoder:
 
     def __init__(self, vocabulary: Vocabulary, pattern: PatternName, *, greedy: bool) -> None:
         with compiling("encode"):
-            rule = GREEDY if greedy else WHOLE_PIECES if vocabulary.whole_pieces else MERGES
-            trie = no_trie() if rule == MERGES else trie_of(vocabulary)
-            self._tables = PATTERN_NUMBERS[pattern], classes(), rule, merges_of(vocabulary), trie
+            merges = merges_of(vocabulary)
+            own = vocabulary.ids if greedy else reached(vocabulary, merges)
+            rule, trie = GREEDY if greedy else MERGES, trie_of(vocabulary.ids) if greedy else no_trie()
+            if vocabulary.whole_pieces and not greedy and len(own) < len(vocabulary.ids):
+                rule, trie = (
+                    WHOLE_PIECES,
+                    trie_of({token: i for token, i in vocabulary.ids.items() if token not in own}),
+                )
+            self._tables = PATTERN_NUMBERS[pattern], classes(), rule, merges, trie
+            self._first_cache = _cache_of(dict(islice(own.items(), SLOTS // 4)))
             self._idle: list[PieceCache] = []  # who encodes takes one, or makes one, and puts it back
             self.encode([""])
 
@@ -56,7 +64,14 @@ class CompiledEncoder:
         try:
             return self._idle.pop()
         except IndexError:
-            return new_cache()
+            return copy_of(self._first_cache)
+
+
+def _cache_of(ids: Mapping[bytes, int]) -> PieceCache:
+    """A cache that knows the pieces which are one token."""
+    cache = new_cache()
+    remember_tokens(cache, *laid_out(ids), np.array(list(ids.values()), np.int32))
+    return cache
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

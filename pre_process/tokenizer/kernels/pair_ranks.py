@@ -26,6 +26,11 @@ def pair_ranks(parts: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     return table
 
 
+def ranks_in(table: np.ndarray) -> np.ndarray:
+    """The ranks of all merges in the table, in no order."""
+    return table[table >= 0] & _RANK_MASK
+
+
 @kernel
 def _fill(table: np.ndarray, parts: np.ndarray, ranks: np.ndarray) -> None:
     for k in range(len(ranks)):

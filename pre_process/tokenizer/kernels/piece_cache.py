@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pre_process.tokenizer.kernels.keys import LONG, key_hash, same_bytes
-from pre_process.tokenizer.kernels.support import PADDING, lean
+from pre_process.tokenizer.kernels.keys import LONG, key_hash, piece_key, same_bytes
+from pre_process.tokenizer.kernels.support import PADDING, kernel, lean
 
 SLOTS = 1 << 18  # 8 MB; three quarters of them hold the different pieces of some 50 MB of English
 LONGEST = 64  # bytes; what is longer hardly comes again
@@ -36,6 +36,25 @@ def new_cache(slots: int = SLOTS) -> PieceCache:
     """An empty cache. The system hands out memory page by page, so an unused part of it costs nothing."""
     ids, text = np.zeros(4 * slots, np.int32), np.zeros(8 * slots + LONGEST + PADDING, np.uint8)
     return PieceCache(np.zeros((slots, 4), np.uint64), ids, text, np.zeros(3, np.int64))
+
+
+def copy_of(cache: PieceCache) -> PieceCache:
+    """Another one that remembers the same."""
+    copy, (_, n_ids, n_bytes) = new_cache(len(cache.slots)), cache.used
+    copy.slots[:] = cache.slots
+    copy.ids[:n_ids], copy.text[:n_bytes], copy.used[:] = cache.ids[:n_ids], cache.text[:n_bytes], cache.used
+    return copy
+
+
+@kernel
+def remember_tokens(cache: PieceCache, data: np.ndarray, starts: np.ndarray, ids: np.ndarray) -> None:
+    """Put pieces that are one token into the cache: data[starts[k] : starts[k + 1]] with ids[k], int32."""
+    for k in range(len(ids)):
+        size = starts[k + 1] - starts[k]
+        if size <= LONGEST:
+            low, high = piece_key(data, starts[k], size)
+            slot = find(cache, low, high, data, starts[k], size)
+            remember(cache, slot, low, high, data, starts[k], size, ids, k, 1)
 
 
 @lean

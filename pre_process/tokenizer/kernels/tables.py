@@ -1,22 +1,23 @@
 """A vocabulary as the arrays that kernels read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from pre_process.tokenizer.batch import starts_of
 from pre_process.tokenizer.kernels.apply_merges import Merges, last_joins
-from pre_process.tokenizer.kernels.pair_ranks import MOST_MERGES, MOST_TOKENS, pair_ranks
+from pre_process.tokenizer.kernels.pair_ranks import MOST_MERGES, MOST_TOKENS, pair_ranks, ranks_in
 from pre_process.tokenizer.kernels.support import padded
 from pre_process.tokenizer.kernels.trie import Trie, make_trie
 from pre_process.tokenizer.vocabulary import Vocabulary
 
-_LONGEST_TOKEN = 1 << 10  # bytes; joining these takes the square of their length
+LONGEST_TOKEN = 1 << 10  # bytes; joining these takes the square of their length
 
 
 def fits(vocabulary: Vocabulary) -> bool:
-    """Can kernels encode with it? Its ids and ranks must fit into the bits of a table."""
-    return len(vocabulary.tokens) <= MOST_TOKENS and len(vocabulary.merges) <= MOST_MERGES
+    """Can kernels encode with it? Its ids and ranks must fit into the bits of a table, its tokens be of sane length."""
+    few_enough = len(vocabulary.tokens) <= MOST_TOKENS and len(vocabulary.merges) <= MOST_MERGES
+    return few_enough and max(map(len, vocabulary.ids)) <= LONGEST_TOKEN
 
 
 def merges_of(vocabulary: Vocabulary) -> Merges:
@@ -29,8 +30,6 @@ def merges_of(vocabulary: Vocabulary) -> Merges:
         lengths=np.array([len(token) for token in vocabulary.tokens], np.int32),
         in_order=False,
     )
-    if merges.lengths.max() > _LONGEST_TOKEN:
-        return merges
     used = _used(vocabulary, merges, parts)
     made_at = np.full(len(vocabulary.tokens), -1)
     made_at[merges.made[used]] = used
@@ -45,7 +44,7 @@ def _used(vocabulary: Vocabulary, merges: Merges, parts: np.ndarray) -> np.ndarr
     joins, since none crossed their ends; and there is one way that bytes go. So what two tokens are joined to, no other
     two are.
     """
-    data, starts = _laid_out([vocabulary.tokens[token_id] for token_id in merges.made.tolist()])
+    data, starts = laid_out([vocabulary.tokens[token_id] for token_id in merges.made.tolist()])
     last = np.empty((2, len(parts)), np.int32)
     last_joins(data, starts, merges, last[0], last[1])
     return np.flatnonzero((parts == last.T).all(axis=1))
@@ -71,10 +70,17 @@ def _code_point(token: bytes) -> int:
         return -1
 
 
-def trie_of(vocabulary: Vocabulary) -> Trie:
-    """All tokens but the special ones."""
-    data, starts = _laid_out(vocabulary.ids)
-    return make_trie(data, starts, np.array(list(vocabulary.ids.values()), np.int32))
+def trie_of(ids: Mapping[bytes, int]) -> Trie:
+    """The trie of some tokens and their ids."""
+    return make_trie(*laid_out(ids), np.array(list(ids.values()), np.int32))
+
+
+def reached(vocabulary: Vocabulary, merges: Merges) -> dict[bytes, int]:
+    """The tokens that their own bytes are merged to: those that merges make, and the first symbols."""
+    made = np.zeros(len(vocabulary.tokens), np.bool_)
+    made[merges.made[ranks_in(merges.pairs)]] = True
+    made[merges.symbols[merges.symbols >= 0]] = True
+    return {token: token_id for token, token_id in vocabulary.ids.items() if made[token_id]}
 
 
 def no_trie() -> Trie:
@@ -82,6 +88,6 @@ def no_trie() -> Trie:
     return Trie(np.full((1, 2), -1), np.full(1, -1, np.int32))
 
 
-def _laid_out(tokens: Collection[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def laid_out(tokens: Collection[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """All tokens behind each other, padded, and where each begins, the end of the last included (N + 1,)."""
     return padded(*tokens), starts_of([len(token) for token in tokens])
