@@ -74,9 +74,10 @@ def trained(
     return theirs
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@texts.HOW_MANY
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_ids_and_texts_are_equal(tmp_path: Path, hf: Any, kind: str, n: int) -> None:
+def test_ids_and_texts_are_equal(tmp_path: Path, hf: Any, kind: str, n: int, compiled: bool, monkeypatch) -> None:
+    texts.encode_compiled(monkeypatch, compiled)
     theirs = trained(hf, **KINDS[kind])
     theirs.save(str(tmp_path / "tokenizer.json"))
     ours, rng, strings = Tokenizer.load(tmp_path), random.Random(n), texts.nasty_strings(300)
@@ -114,9 +115,12 @@ def test_a_prefix_space_for_every_pattern(hf: Any, pattern: str) -> None:
         assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text).ids
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_the_two_files_with_ten_specials_and_a_prefix_space(tmp_path: Path, hf: Any, n: int) -> None:
+@texts.HOW_MANY
+def test_the_two_files_with_ten_specials_and_a_prefix_space(
+    tmp_path: Path, hf: Any, n: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Hugging Face's ByteLevelBPETokenizer saves them for a model of ours."""
+    texts.encode_compiled(monkeypatch, compiled)
     names = [f"<|{name}|>" for name in SPECIALS]
     theirs = hf.ByteLevelBPETokenizer(add_prefix_space=True)
     theirs.train_from_iterator(

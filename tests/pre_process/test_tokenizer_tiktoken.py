@@ -29,9 +29,12 @@ def tiktoken_of(path: Path, pattern: str, special_tokens: dict[str, int], monkey
     )
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@texts.HOW_MANY
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
-def test_tiktoken_gives_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, n: int) -> None:
+def test_tiktoken_gives_the_same_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, n: int, compiled: bool
+) -> None:
+    texts.encode_compiled(monkeypatch, compiled)
     ours, path = texts.trained(pattern, 2000), tmp_path / "ours.tiktoken"
     write_tiktoken(ours, path)
     again = read_tiktoken(path, pattern=pattern, special_tokens=ours.special_tokens)  # type: ignore[arg-type]
@@ -45,8 +48,10 @@ def test_tiktoken_gives_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again.encode(text, allowed_special="all").tolist() == theirs.encode(text, allowed_special="all")
 
 
-def test_any_ranks_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_any_ranks_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
     """Tokens in an order that no training gives: long ones before their parts, some that no pair makes."""
+    texts.encode_compiled(monkeypatch, compiled)
     rng, path = random.Random(0), tmp_path / "any.tiktoken"
     for _ in range(40):
         letters = "abc"[: rng.randint(1, 3)]

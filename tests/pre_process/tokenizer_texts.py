@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pre_process.tokenizer import Tokenizer
+from pre_process.tokenizer import Tokenizer, encoder
 
 NAMES = ("news", "manual", "code", "shakespeare")
 
@@ -60,6 +60,21 @@ def tiny(pattern: str = "gpt2") -> Tokenizer:
     """268 tokens, few of them merged: its file is small."""
     documents = ["low lower lowest ééé"]
     return Tokenizer.train(documents, vocab_size=268, pattern=pattern, min_frequency=1)  # type: ignore[arg-type]
+
+
+HOW_MANY = pytest.mark.parametrize(
+    ("n", "compiled"),
+    [
+        (300, False),
+        pytest.param(10_000, False, marks=pytest.mark.slow),
+        pytest.param(10_000, True, marks=pytest.mark.slow),
+    ],
+)
+
+
+def encode_compiled(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """Texts are encoded by compiled code, or in Python, however short they are."""
+    monkeypatch.setattr(encoder, "compiled_pays", lambda part, n_bytes: compiled)
 
 
 @functools.cache
