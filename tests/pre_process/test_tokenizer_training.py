@@ -1,7 +1,10 @@
 """Compiled training: the same vocabulary as in Python, and as Hugging Face's, from documents that stream by."""
 
+import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +236,15 @@ def test_the_folder_for_compiled_code_is_put_back() -> None:
     before = numba.config.CACHE_DIR
     kernel(lambda x: x)
     assert before == numba.config.CACHE_DIR
+
+
+def test_the_benchmark_compares_before_it_prints(tmp_path) -> None:
+    """In a process of its own: it moves to as many cores as it was told."""
+    text, records = tmp_path / "text.txt", tmp_path / "records.jsonl"
+    text.write_text("\n".join(texts.documents("news")[:30]))
+    command = [sys.executable, "-m", "benchmarks.tokenizer_training", "--text", str(text), "--jsonl", str(records)]
+    done = subprocess.run([*command, "--threads", "1", "--vocab-size", "500", "--repeats", "2"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in records.read_text().splitlines()]
+    assert found[0]["contestant"] == "nanograd"
+    assert all(record["seconds"] > 0 and len(record["turns"]) == 2 for record in found)

@@ -5,6 +5,7 @@ support          how functions are compiled, how bytes reach them
 keys             a piece as two numbers, to find it in a table
 scanner          cutting UTF-8 into pieces
 counting         how often each piece occurs
+words            pieces as words of symbols
 pairs, heap      pairs of neighbours, with their counts: all of them, and the most frequent one
 merging          which neighbours to join next
 training         documents → merges, on several threads

@@ -59,16 +59,6 @@ class PieceCounts:
         while not _absorb(self.table, other.table, reached):
             self.grow(len(other.table.bytes))
 
-    def pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All pieces of two bytes or more, a newline behind each, as (n,) uint8; their sizes and counts, (k,) int64.
-
-        Pieces of one byte have no neighbours to merge, so they are left out.
-        """
-        sizes, counts = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
-        text = np.empty(_spelled_bytes(self.table.rows), np.uint8)
-        n = _spell(self.table, text, sizes, counts)
-        return text, sizes[:n], counts[:n]
-
     def grow(self, more_bytes: int) -> None:
         """Four times the rows if a third of them is taken; room for `more_bytes` in any case."""
         rows, stored, used = self.table
@@ -130,7 +120,7 @@ def _absorb(table: Table, other: Table, reached: np.ndarray) -> bool:
         row = other.rows[i]
         if row[HIGH] == 0:
             continue
-        size = _size(row[HIGH])
+        size = piece_size(row[HIGH])
         if not _has_room(table, 1, size):
             reached[0] = i
             return False
@@ -151,35 +141,6 @@ def _move(rows: np.ndarray, table: Table) -> None:
         for column in range(4):
             table.rows[place, column] = row[column]
         table.used[_PIECES] += 1
-
-
-@kernel
-def _spelled_bytes(rows: np.ndarray) -> int:
-    n = 0
-    for i in range(len(rows)):
-        if rows[i, HIGH] != 0 and _size(rows[i, HIGH]) > 1:
-            n += _size(rows[i, HIGH]) + 1
-    return n
-
-
-@kernel
-def _spell(table: Table, text: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> int:
-    """Write what `PieceCounts.pieces` returns; how many pieces there are."""
-    n, at = 0, 0
-    for i in range(len(table.rows)):
-        low, high = table.rows[i, LOW], table.rows[i, HIGH]
-        if high == 0 or _size(high) == 1:
-            continue
-        size, stored = _size(high), np.int64(table.rows[i, AT])
-        for k in range(size):
-            if size > INLINE_BYTES:
-                text[at + k] = table.bytes[stored + k]
-            else:
-                text[at + k] = (low if k < 8 else high) >> np.uint64(8 * (k & 7)) & np.uint64(255)
-        text[at + size] = ord("\n")
-        sizes[n], counts[n] = size, table.rows[i, COUNT]
-        n, at = n + 1, at + size + 1
-    return n
 
 
 @lean
@@ -212,7 +173,7 @@ def _add(table: Table, low: np.uint64, high: np.uint64, count: np.uint64, text: 
 
 
 @lean
-def _size(high: np.uint64) -> np.int64:
+def piece_size(high: np.uint64) -> np.int64:
     """How many bytes the piece with this key has."""
     if high & LONG == LONG:
         return np.int64(high & ~LONG)

@@ -24,7 +24,7 @@ from pre_process.tokenizer.kernels import heap
 from pre_process.tokenizer.kernels.pairs import COUNT, FIRST, KEY, N, add_pair, move_pairs, pair_row
 from pre_process.tokenizer.kernels.support import kernel, lean
 
-EDGE, GONE = -1, -2
+GONE = -2
 _STEPS = 2048  # merges between two looks at progress (and at Ctrl-C)
 _LEFT_COUNT, _LEFT_N, _RIGHT_COUNT, _RIGHT_N = range(4)
 _PAIRS, _PLACES, _HEAP, _MERGES = range(4)  # what `used` counts
@@ -66,7 +66,7 @@ def learn_merges(
     min_frequency: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[int, int]]:
-    """As bpe.learn_merges. symbols (S,) int32: the words, EDGE before, between and behind; weights (S,) int64."""
+    """As bpe.learn_merges, from words as words.spell writes them: symbols (S,) int32 (used up), weights (S,)."""
     if len(symbols) >= 1 << 31:
         raise ValueError(f"{len(symbols)} symbols in distinct words: 2³¹ is the limit; train on a part of the text")
     lowest = max(1, min_frequency)
@@ -89,8 +89,7 @@ def learn_merges(
 
 
 def warm_up() -> None:
-    """Compile everything, the growing too, which no small text needs."""
-    learn_merges(np.array([EDGE, 0, 0, EDGE]), np.array([0, 1, 1, 0]), n_merges=1, first_id=1)
+    """Compile what only a large text needs: growing."""
     move_pairs(np.zeros((2, 4), np.int64), np.zeros((4, 4), np.int64))
 
 
@@ -98,8 +97,8 @@ def _first_state(symbols: np.ndarray, weights: np.ndarray, vocab_size: int) -> S
     """What is not written to takes no memory: the system hands out pages when they are touched."""
     n = len(symbols)
     return State(
-        symbols.astype(np.int32),
-        weights.astype(np.int64),
+        symbols.astype(np.int32, copy=False),
+        weights.astype(np.int64, copy=False),
         np.zeros(vocab_size, np.int32),
         np.empty(3 * n, np.int32),
         np.zeros((1 << 16, 4), np.int64),

@@ -9,7 +9,7 @@ import numpy as np
 
 from pre_process.tokenizer.batch import usable_cores
 from pre_process.tokenizer.bpe import Pair
-from pre_process.tokenizer.kernels import merging
+from pre_process.tokenizer.kernels import merging, words
 from pre_process.tokenizer.kernels.counting import PieceCounts
 from pre_process.tokenizer.kernels.unicode_classes import N_CODE_POINTS
 from pre_process.tokenizer.pre_tokenize import PatternName
@@ -34,17 +34,14 @@ class CompiledPieces:
         tables = _in_threads(functools.partial(_count, feed, pattern), threads or usable_cores(), feed)
         for table in tables[1:]:
             tables[0].absorb(table)
-        self._is_empty = len(tables[0]) == 0
-        self._text, self._sizes, self._counts = tables[0].pieces()
+        self._table = tables[0].table
 
     def __bool__(self) -> bool:
-        return not self._is_empty
+        return bool(self._table.used[0])
 
     def frequent_characters(self, min_frequency: int) -> list[str]:
         """The characters beyond ASCII that occur so often, sorted; no lone surrogates."""
-        codes = self._codes
-        is_gap = codes == ord("\n")
-        counts = np.bincount(codes, self._counts[_pieces_of(is_gap)] * ~is_gap, minlength=N_CODE_POINTS)
+        counts = words.count_characters(self._table)
         counts[:128] = counts[_SURROGATES] = 0
         return list(map(chr, np.flatnonzero((counts > 0) & (counts >= min_frequency)).tolist()))
 
@@ -52,44 +49,27 @@ class CompiledPieces:
         self, start: Vocabulary, *, n_merges: int, min_frequency: int, progress: Callable[[int, int], None] | None
     ) -> list[Pair]:
         """The merges, numbered behind the tokens of `start`."""
-        symbols = self._bytes_as_ids(start) if start.level == "byte" else self._characters_as_ids(start)
-        weights = self._counts[_pieces_of(self._is_gap if start.level == "byte" else self._codes == ord("\n"))]
+        symbols, weights = words.spell(self._table, _symbol_ids(start))
         return merging.learn_merges(
-            np.concatenate(([merging.EDGE], symbols)),
-            np.concatenate(([0], weights)),
+            symbols,
+            weights,
             n_merges=n_merges,
             first_id=len(start.tokens),
             min_frequency=min_frequency,
             progress=progress,
         )
 
-    def _bytes_as_ids(self, start: Vocabulary) -> np.ndarray:
-        ids = np.array(start.byte_ids(bytes(range(256))), np.int32)[self._text]
-        ids[self._is_gap] = merging.EDGE
-        return ids
 
-    def _characters_as_ids(self, start: Vocabulary) -> np.ndarray:
-        """A rare character is an edge: its bytes are never merged."""
-        ids = np.full(N_CODE_POINTS, merging.EDGE, np.int32)
-        ids[:128] = start.byte_ids(bytes(range(128)))
-        for token, token_id in start.ids.items():
-            if len(token) > 1:
-                ids[ord(token.decode())] = token_id
-        ids[ord("\n")] = merging.EDGE
-        return ids[self._codes]
-
-    @functools.cached_property
-    def _codes(self) -> np.ndarray:
-        """The code points of the pieces. A naive piece of two bytes or more holds no newline: those are the gaps."""
-        text = self._text.tobytes().decode("utf-8", "surrogatepass")
-        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64)
-
-    @functools.cached_property
-    def _is_gap(self) -> np.ndarray:
-        """(n,) bool: the newlines that stand behind the pieces, not in them."""
-        is_gap = np.zeros(len(self._text), np.bool_)
-        is_gap[np.cumsum(self._sizes + 1) - 1] = True
-        return is_gap
+def _symbol_ids(start: Vocabulary) -> np.ndarray:
+    """The id of each byte, or at character level of each code point: a rare one is an edge, its bytes never merge."""
+    if start.level == "byte":
+        return np.array(start.byte_ids(bytes(range(256))), np.int32)
+    ids = np.full(N_CODE_POINTS, words.EDGE, np.int32)
+    ids[:128] = start.byte_ids(bytes(range(128)))
+    for token, token_id in start.ids.items():
+        if len(token) > 1:
+            ids[ord(token.decode())] = token_id
+    return ids
 
 
 def warm_up() -> None:
@@ -98,13 +78,9 @@ def warm_up() -> None:
     other.add([b"warm up"])
     counts.absorb(other)
     counts.grow(1)
-    counts.pieces()
+    words.count_characters(counts.table)
+    merging.learn_merges(*words.spell(counts.table, np.arange(256, dtype=np.int32)), n_merges=1, first_id=256)
     merging.warm_up()
-
-
-def _pieces_of(is_gap: np.ndarray) -> np.ndarray:
-    """(n,) int64: to which piece each symbol belongs, the gap behind it included."""
-    return np.cumsum(is_gap) - is_gap
 
 
 class _Feed:
