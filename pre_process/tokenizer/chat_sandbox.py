@@ -26,6 +26,14 @@ MAX_STEPS = 1_000_000
 MAX_SECONDS = 5.0
 MAX_SIZE = 100_000_000  # characters or items that one operation can make
 _MAX_BITS = 10_000  # of a number
+_MAX_TIMES = 1_000_000  # that one operation repeats something
+
+# Operators, filters and methods whose result can be larger than what goes in.
+_BY_NUMBER = {"*", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap", "batch", "slice", "round"}
+_BY_NUMBER |= {"tojson", "to_bytes"}
+_BY_TEXT = {"replace", "join", "translate", "indent", "wordwrap", "batch", "tojson"}
+_BY_FORMAT = {"%", "format", "format_map"}
+_NUMBER = re.compile("[0-9]+")
 
 
 class _Budget:
@@ -70,39 +78,42 @@ def _counted(values: Iterable[Any]) -> Iterator[Any]:
         yield value
 
 
-def _check_sizes(operands: Sequence[Any], *, formats: bool = False) -> None:
-    """Refuse what could become larger than MAX_SIZE: at most, the largest operand for each item of the second."""
+def _check_sizes(name: str, operands: Sequence[Any]) -> None:
+    """Refuse what is larger than MAX_SIZE, and the operation `name` if its result could be."""
     _budget.get().take()
     known: dict[int, int] = {}
-    sizes = [_number_in(value) if formats and isinstance(value, str) else _size(value, known) for value in operands]
-    *_, second, first = (1, 0, *sorted(sizes))
-    alone = max((size for value, size in zip(operands, sizes, strict=True) if not isinstance(value, int)), default=0)
-    if max(alone, second * first) > MAX_SIZE:
+    sizes = [1, *sorted(_size(value, known) for value in operands if not isinstance(value, int))]
+    times = [1]
+    if name in _BY_NUMBER | _BY_FORMAT:
+        times += [abs(value) for value in operands if isinstance(value, int)]
+    if name in _BY_FORMAT:
+        times += [_multiplicity(pattern) for pattern in operands[:1] if isinstance(pattern, str)]
+    if name in _BY_TEXT:
+        times += sizes[-2:-1]
+    if max(times) > _MAX_TIMES or max(times) * sizes[-1] > MAX_SIZE:
         raise SecurityError(f"one operation would make more than {MAX_SIZE:,} characters")
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """Characters and items in a value, or the number itself; what is in two places is measured once, counted twice."""
-    if isinstance(value, int):
-        return abs(value)
+    """Characters and items in a value; what stands in two places is measured once and counted twice."""
     if not isinstance(value, list | tuple | dict):
         return len(value) if isinstance(value, str | range) else 1
     if id(value) not in known:
         items = (*value.keys(), *value.values()) if isinstance(value, dict) else value
-        known[id(value)] = sum(1 if isinstance(item, int) else 1 + _size(item, known) for item in items)
+        known[id(value)] = sum(1 + _size(item, known) for item in items)
     return known[id(value)]
 
 
-def _number_in(pattern: str) -> int:
-    """The largest number in a text that formats values: "%999999999d" makes something large of something small."""
-    return max(len(pattern), *(int(number[:12]) for number in re.findall("[0-9]+", pattern)), 1)
+def _multiplicity(pattern: str) -> int:
+    """How often a pattern can repeat a value, or how wide it can make it: "%s%s", "%999999999d"."""
+    return max(pattern.count("%") + pattern.count("{"), *(int(number[:12]) for number in _NUMBER.findall(pattern)), 1)
 
 
 def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def filter_(*args: Any, **kwargs: Any) -> Any:
         args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)  # else its size is not known
-        _check_sizes((*args, *kwargs.values()), formats=name == "format")
+        _check_sizes(name, (*args, *kwargs.values()))
         return function(*args, **kwargs)
 
     return filter_
@@ -123,19 +134,18 @@ class _Environment(ImmutableSandboxedEnvironment):
             bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
             if bits > _MAX_BITS:
                 raise SecurityError("a number becomes too large")
-        elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _check_sizes((1, len(left) + len(right)))
+        elif operator == "+":
+            _check_sizes(operator, ([left, right],))
         else:
-            operands = (left, *(right if isinstance(right, tuple) else (right,)))
-            _check_sizes(operands, formats=operator == "%")
+            _check_sizes(operator, (left, *(right if isinstance(right, tuple) else (right,))))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 kwargs may hold "self"
         """A call in the template."""
         if not isinstance(__obj, Macro):  # what a macro does is checked inside
             method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
-            formats = getattr(method, "__name__", "") in ("format", "format_map")
-            _check_sizes((getattr(method, "__self__", ""), *args, *kwargs.values()), formats=formats)
+            operands = (getattr(method, "__self__", ""), *args, *kwargs.values())
+            _check_sizes(getattr(method, "__name__", ""), operands)
         _budget.get().take()
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -197,7 +207,7 @@ def environment() -> _Environment:
 def _written(value: Any) -> Any:
     """A value that the template prints, unless it is too large to."""
     if not isinstance(value, str):
-        _check_sizes((value,))
+        _check_sizes("", (value,))
     return value
 
 
@@ -207,7 +217,7 @@ def _raise(message: str) -> None:
 
 def _joined(*parts: Any) -> str:
     texts = list(map(str, parts))
-    _check_sizes((1, sum(map(len, texts))))
+    _check_sizes("", (texts,))
     return "".join(texts)
 
 

@@ -156,6 +156,11 @@ def doubled(expression: str) -> str:
         ("{{ '{:>9999999999}'.format(1) }}", "one operation would make more than"),
         ("{{ 'a' | center(10**10) }}", "one operation would make more than"),
         ("{{ 'a'.ljust(10**10) }}", "one operation would make more than"),
+        ("{{ (1).to_bytes(10**10, 'big') }}", "one operation would make more than"),
+        ("{{ 1 | round(10**10, 'ceil') }}", "one operation would make more than"),
+        ("{{ 'a' | indent(10**10) }}", "one operation would make more than"),
+        ("{{ [1] | tojson(indent=10**10) }}", "one operation would make more than"),
+        ("{{ '%.999999999f' % 1 }}", "one operation would make more than"),
         ("{{ ('a' * 10000).replace('a', 'b' * 100000) }}", "one operation would make more than"),
         ("{{ ([1] * 10000) | map('string') | join('x' * 100000) }}", "one operation would make more than"),
         (doubled("ns.s ~ ns.s"), "one operation would make more than"),
@@ -172,6 +177,23 @@ def test_templates_that_mean_harm_are_stopped(source: str, message: str, monkeyp
     monkeypatch.setattr(chat_sandbox, "MAX_SECONDS", 1.0)
     found = texts.refusal(lambda: ChatTemplate(source).render(HELLO))
     assert message in found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '%s %s' % (a, b) }}",
+        "{{ '{} {}'.format(a, b) }}",
+        "{% set ns = namespace(a=a, b=b) %}{{ ns.a ~ ' ' ~ ns.b }}",
+        "{{ [a, b] | join(' ') }}",
+        "{{ (a + ' ' + b).replace('<none>', '') | trim | default(a) | default(1700000000) }}",
+        "{{ a.split('</think>')[-1] }} {{ b }}{{ messages[0].time | default(3) | string | replace('17', '') }}",
+    ],
+)
+def test_long_messages_and_large_numbers_are_no_harm(source: str) -> None:
+    a, b = "a {%9999999999d} " * 20_000, "b" * 300_000
+    chat = [{"role": "user", "content": "x", "time": 1_700_000_000}]
+    assert ChatTemplate(source).render(chat, a=a, b=b)[:600_000].startswith(f"{a} {b}".strip()[:600_000])
 
 
 @pytest.mark.parametrize("content", ["{{ 7 * 7 }}", "{% for", "\U0010fffd\U0010fffc\U0010fffb"])
