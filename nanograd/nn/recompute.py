@@ -46,10 +46,8 @@ class _Again(Node):
         module, inputs, surroundings = self.saved
         with enable_grad(), surroundings.again(module):
             root = module(*inputs).node
-        ends = [parent for parent in self.parents if parent is not None]
-        if root in ends:
-            root.receive(dy)
-        elif root is not None:  # as it is unless everything was frozen meanwhile
+        if root is not None:  # as it is unless everything was frozen meanwhile
+            ends = [parent for parent in self.parents if parent is not None]
             walk(root, dy, owned=self.owned and self.leaf is None, until=ends)
         self.parents, self.saved, self.walked = (), (), True
 

@@ -285,6 +285,7 @@ def test_the_timeline_is_nested_and_complete(tmp_path):
     assert len(spans) == len(report.spans)
     steps = [(event["ts"], event["ts"] + event["dur"]) for event in spans if event["name"] == "step"]
     assert len(steps) == 2
+    assert steps[0][1] <= steps[1][0] + 0.01, "starts and lengths have one unit"
     for event in spans:
         start, end = event["ts"], event["ts"] + event["dur"]
         assert any(s - 0.01 <= start <= end <= e + 0.01 for s, e in steps)

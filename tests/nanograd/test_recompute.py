@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from nanograd import nn
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.nn.recompute import recompute
+from nanograd.primitive import primitive
 from nanograd.profile import profile
 from nanograd.random import DropoutKeys
-from nanograd.tensor import Tensor, is_recording, no_grad
+from nanograd.tensor import PASSED_ON, Tensor, is_recording, no_grad
 
 CONFIG = DecoderLMConfig(
     vocab_size=40, context_length=16, n_layers=3, n_heads=2, d_model=16,
@@ -153,10 +154,40 @@ def test_the_gradient_of_its_result_can_be_kept():
     assert x.grad.tolist() == [6.0, 12.0]
 
 
-def test_an_input_used_elsewhere_too():
+def test_a_kept_gradient_is_not_written_to():
+    """A rule may pass its dy on as the parent's own array, but not if a tensor keeps that array as its gradient."""
+
+    @primitive
+    def plus(xp, a, b):
+        return a + b, ()
+
+    @plus.backward
+    def _(xp, dy, *, needs):
+        return PASSED_ON, dy.copy()
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 1.0
+            return plus(y, y * 1.0)
+
+    x = leaf()
+    y = recompute(Sum(), x)
+    y.retain_grad()
+    (y * 2.0 + y * 3.0).backward(np.ones(2))  # a sum: y's node owns its gradient
+    assert (y.grad.tolist(), x.grad.tolist()) == ([5.0, 5.0], [10.0, 10.0])
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_an_input_used_elsewhere_too(first):
     module, x = Twice(), leaf()
     z = x * 1.0
-    (recompute(module, z) + z * z).backward(np.ones(2))
+    if first:
+        square = z * z
+        y = recompute(module, z)
+    else:
+        y = recompute(module, z)
+        square = z * z
+    (y + square).backward(np.ones(2))
     assert x.grad.tolist() == [2.0 + 6.0, 4.0 + 10.0]
 
 
