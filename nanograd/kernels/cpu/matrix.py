@@ -40,9 +40,9 @@ def _linear_backward(xp: ArrayModule, dy: Array, x: Array, weight: Array, *, nee
     """dx += dy W,  dW += dyᵀ x,  db += Σ dy over all leading axes,  dresidual = dy"""
     dx = dweight = dbias = None
     if needs[0]:
-        dx = _product_into(into[0], x.shape, as_rows(dy), weight)
+        dx = product_into(into[0], x.shape, as_rows(dy), weight)
     if needs[1]:
-        dweight = _product_into(into[1], weight.shape, as_rows(dy), as_rows(x), transpose_a=True)
+        dweight = product_into(into[1], weight.shape, as_rows(dy), as_rows(x), transpose_a=True)
     if any(needs[2:3]):
         dbias = sum_into(into[2], as_rows(dy))
     return (dx, dweight, dbias, PASSED_ON)[: len(needs)]
@@ -61,32 +61,13 @@ def _matmul_backward(xp: ArrayModule, dy: Array, a: Array, b: Array, *, needs: N
     """da += dy bᵀ,  db += aᵀ dy"""
     da = db = None
     if needs[0]:
-        da = _product_into(into[0], a.shape, as_rows(dy), b, transpose_b=True)
+        da = product_into(into[0], a.shape, as_rows(dy), b, transpose_b=True)
     if needs[1]:
-        db = _product_into(into[1], b.shape, as_rows(a), as_rows(dy), transpose_a=True)
+        db = product_into(into[1], b.shape, as_rows(a), as_rows(dy), transpose_a=True)
     return da, db
 
 
-class Gradient:
-    """A gradient that products add to: the array that is there already, or a new one."""
-
-    def __init__(self, into: Array | None, shape: tuple[int, ...]) -> None:
-        self.there = into is not None and into.flags.carray
-        self.array: Array = into if self.there else np.empty(shape, np.float32)
-        self.begun = self.there
-
-    def add(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
-        """gradient += a b;  a and b as matrices"""
-        out = as_rows(self.array)
-        product(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=self.begun)
-        self.begun = True
-
-    def answer(self) -> Any:
-        """What a backward says about it."""
-        return ADDED if self.there else self.array
-
-
-def _product_into(
+def product_into(
     into: Array | None,
     shape: tuple[int, ...],
     a: Array,
@@ -96,9 +77,10 @@ def _product_into(
     transpose_b: bool = False,
 ) -> Any:
     """into += a b, answered with ADDED; or a b as a new array of this shape, if there is no gradient yet"""
-    gradient = Gradient(into, shape)
-    gradient.add(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-    return gradient.answer()
+    there = into is not None and into.flags.carray
+    out = into if there else np.empty(shape, np.float32)
+    product(a, b, as_rows(out), transpose_a=transpose_a, transpose_b=transpose_b, accumulate=there)
+    return ADDED if there else out
 
 
 def sum_into(into: Array | None, x: Array) -> Any:

@@ -1,9 +1,9 @@
-"""The MLP in strips of rows that fit the caches: what lies between its products is written, read and forgotten there.
+"""The MLP: two products, and between them one pass. Twin of nanograd/ops/mlp.py.
 
-Twin of nanograd/ops/mlp.py. Backward makes f(u), du and the sum of du's rows in one pass over u and dy W₂.
+Backward makes f(u) again, du and the sums of du's rows in one pass over u and dy W₂. Cutting the rows into strips that
+fit the caches did not pay: more calls, and weights read more often.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,14 @@ from numba import njit
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.activation import gelu_at, gelu_tanh_at, relu_at, relu_squared_at, silu_at
-from nanograd.kernels.cpu.gemm import prepack, product
-from nanograd.kernels.cpu.matrix import Gradient, Into, add_partial_sums, as_rows, sum_into
+from nanograd.kernels.cpu.gemm import product
+from nanograd.kernels.cpu.matrix import Into, add_partial_sums, as_rows, product_into, sum_into
 from nanograd.kernels.cpu.support import SERIAL, first, n_blocks, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.mlp import Activation, mlp
 from nanograd.primitive import Needs
 from nanograd.tensor import PASSED_ON
 
-STRIP = 512  # rows at a time: more leave the cache, with fewer the weights are read too often (measured at width 256)
 ROWS_PER_BLOCK = 16
 KINDS = {"relu": 0, "relu2": 1, "silu": 2, "gelu": 3, "gelu-tanh": 4, "swiglu": 5}
 RELU, RELU2, SILU, GELU, GELU_TANH = range(5)
@@ -123,16 +122,12 @@ def _forward(
 ) -> Any:
     if not _fit(x, up, up_bias, down, down_bias, residual, activation):
         return NotImplemented
-    y = np.empty((*x.shape[:-1], len(down)), np.float32)
-    x2, y2, r2 = as_rows(x), as_rows(y), None if residual is None else as_rows(residual)
-    u, hidden = np.empty((len(x2), len(up)), np.float32), np.empty((min(STRIP, len(x2)), down.shape[1]), np.float32)
-    right_up, right_down = _right(up, len(x2), transpose=True), _right(down, len(x2), transpose=True)
-    for rows in _strips(len(x2)):
-        us, hs = u[rows], hidden[: rows.stop - rows.start]
-        product(x2[rows], right_up, us, transpose_b=True, bias=up_bias)
-        run(_bend, us.size, KINDS[activation], us, hs)
-        rs = None if r2 is None else r2[rows]
-        product(hs, right_down, y2[rows], transpose_b=True, bias=down_bias, residual=rs)
+    y, n = np.empty((*x.shape[:-1], len(down)), np.float32), x.size // x.shape[-1]
+    u, hidden = np.empty((n, len(up)), np.float32), np.empty((n, down.shape[1]), np.float32)
+    product(as_rows(x), up, u, transpose_b=True, bias=up_bias)
+    run(_bend, u.size, KINDS[activation], u, hidden)
+    residual = None if residual is None else as_rows(residual)
+    product(hidden, down, as_rows(y), transpose_b=True, bias=down_bias, residual=residual)
     return y, (x, u, up, down)
 
 
@@ -148,15 +143,6 @@ def _fit(x: Array, up: Array, up_bias: Array, down: Array, down_bias: Array, res
     return fits and (residual is None or residual.shape == (*x.shape[:-1], len(down)))
 
 
-def _strips(n: int) -> Iterator[slice]:
-    return (slice(i, min(i + STRIP, n)) for i in range(0, n, STRIP))
-
-
-def _right(weight: Array, n: int, *, transpose: bool) -> Any:
-    """A right operand: packed once, if several strips are multiplied by it."""
-    return prepack(weight, transpose=transpose) if n > STRIP else weight
-
-
 def _backward(
     xp: ArrayModule,
     dy: Array,
@@ -169,26 +155,19 @@ def _backward(
     needs: Needs,
     into: Into,
 ) -> Any:
-    """For each strip dhidden = dy W₂, then f(u) and du, then the gradients of W₂, W₁ and x"""
-    (x2, dy2), n = map(as_rows, (x, dy)), min(STRIP, len(u))
-    dx, dup, ddown = (Gradient(into[i], like.shape) for i, like in ((0, x), (1, up), (3, down)))
-    d, hidden = np.empty((2, n, down.shape[1]), np.float32)
-    du = np.empty((n, len(up)), np.float32) if activation == "swiglu" else d
-    sums = np.zeros((n_blocks(n, ROWS_PER_BLOCK), len(up)), np.float32)
-    right_up, right_down = _right(up, len(u), transpose=False), _right(down, len(u), transpose=False)
-    for rows in _strips(len(u)):
-        here = slice(0, rows.stop - rows.start)
-        product(dy2[rows], right_down, d[here])
-        run(_bend_backward, u[rows].size, KINDS[activation], d[here], u[rows], hidden[here], du[here], sums)
-        if needs[3]:
-            ddown.add(dy2[rows], hidden[here], transpose_a=True)
-        if needs[1]:
-            dup.add(du[here], x2[rows], transpose_a=True)
-        if needs[0]:
-            product(du[here], right_up, as_rows(dx.array)[rows], accumulate=dx.there)
-    dup_bias = add_partial_sums(into[2], sums) if needs[2] else None
+    """dhidden = dy W₂, then f(u) and du, then the gradients of W₂, x and W₁"""
+    x2, dy2 = as_rows(x), as_rows(dy)
+    d, hidden = np.empty((2, len(u), down.shape[1]), np.float32)
+    du = np.empty_like(u) if activation == "swiglu" else d
+    sums = np.zeros((n_blocks(len(u), ROWS_PER_BLOCK), len(up)), np.float32)
+    product(dy2, down, d)
+    run(_bend_backward, u.size, KINDS[activation], d, u, hidden, du, sums)
+    ddown = product_into(into[3], down.shape, dy2, hidden, transpose_a=True) if needs[3] else None
     ddown_bias = sum_into(into[4], dy2) if needs[4] else None
-    return (dx.answer(), dup.answer(), dup_bias, ddown.answer(), ddown_bias, PASSED_ON)[: len(needs)]
+    dx = product_into(into[0], x.shape, du, up) if needs[0] else None
+    dup = product_into(into[1], up.shape, du, x2, transpose_a=True) if needs[1] else None
+    dup_bias = add_partial_sums(into[2], sums) if needs[2] else None
+    return (dx, dup, dup_bias, ddown, ddown_bias, PASSED_ON)[: len(needs)]
 
 
 mlp.twin(np, _forward, _backward, accumulates=True)
