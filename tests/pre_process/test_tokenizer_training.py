@@ -81,6 +81,14 @@ def test_pairs_find_room_when_there_are_many() -> None:
     assert merging.learn_merges(*flat(words), **options) == learn_merges(words, **options)
 
 
+def test_many_places_of_few_pairs_need_no_room(monkeypatch) -> None:
+    from pre_process.tokenizer.kernels import merging
+
+    monkeypatch.setattr(merging, "_grown", None)
+    symbols, weights = flat({(0,) * 300_000: 1})
+    assert merging.learn_merges(symbols, weights, n_merges=3, first_id=1) == [(0, 0), (1, 1), (2, 2)]
+
+
 def real_documents(name: str) -> list[str]:
     """One file a document, from the folder that NANOGRAD_DATA names."""
     folder = Path(os.environ.get("NANOGRAD_DATA") or "-")

@@ -162,11 +162,12 @@ def _merge_until(state: State, merges: np.ndarray, goal: int, first_id: int, low
             return False
         left, right = heap.key_on_top(state.heap)
         row = pair_row(state.pairs, left, right)
-        if 2 * (used[_PAIRS] + 2 * state.pairs[row, N]) >= len(state.pairs):
-            return True
+        new = first_id + used[_MERGES]
+        if 2 * (used[_PAIRS] + 2 * min(state.pairs[row, N], new + 1)) >= len(state.pairs):
+            return True  # there could be two pairs for each place, or for each token that there is
         used[_HEAP] = heap.drop_top(state.heap, used[_HEAP])
         merges[used[_MERGES], 0], merges[used[_MERGES], 1] = left, right
-        _merge(state, left, right, first_id + used[_MERGES], lowest)
+        _merge(state, left, right, new, lowest)
         used[_MERGES] += 1
     return False
 
