@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pre_process.corpus import documents
-from pre_process.tokenizer import Tokenizer, TokenizerError
+from pre_process.tokenizer import Tokenizer
 from pre_process.tokenizer.lookup import BinarySearchLookup, BruteForceLookup, HashLookup, Lookup
 
 WAYS: dict[str, type[Lookup]] = {
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for vocab_size in options.vocab_sizes:
             tokenizer = Tokenizer.train(texts, vocab_size=vocab_size, min_frequency=1)
             show(measure(tokenizer.vocabulary.ids, texts[0].encode()[:20_000]), tokenizer.vocab_size)
-    except (OSError, TokenizerError) as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     return 0
 
