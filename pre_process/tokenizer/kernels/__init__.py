@@ -9,6 +9,14 @@ words            pieces as words of symbols
 pairs, heap      pairs of neighbours, with their counts: all of them, and the most frequent one
 merging          which neighbours to join next
 training         documents → merges, on several threads
+tables           a vocabulary as arrays
+pair_ranks       which two neighbours are joined, and when
+apply_merges     a piece → its tokens: three ways with one result
+trie             the longest token that begins at a place
+piece_cache      what became of the pieces seen lately
+encoding         documents → ids: all of these in one loop
+decoding         ids → bytes
+compiled         encoding and decoding for their callers: texts in, arrays out, and back
 
 Importing this package compiles nothing and does not load Numba. Compiling takes seconds, once on a machine; the code is
 kept on disk. So a small text is done in Python (`compiled_pays`), and both ways give the same result.
