@@ -28,6 +28,10 @@ THREADS = (
 )
 
 
+# After Ctrl-C, about semaphores of a contestant that was ended in the middle of something:
+NO_COMPLAINT = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+
 class ContestantError(ValueError):
     """A contestant's process failed, or has ended: what it said, in one line."""
 
@@ -41,6 +45,7 @@ def set_threads(threads: int) -> None:
 @contextlib.contextmanager
 def processes(prepare: Callable[..., Answer], contestants: Sequence[str], *arguments: Any) -> Iterator["Lines"]:
     """Start `prepare(contestant, *arguments)` for each, in a process that then answers questions: see `ask`."""
+    os.environ.setdefault("PYTHONWARNINGS", NO_COMPLAINT)
     context, lines, servers = multiprocessing.get_context("spawn"), {}, []
     for contestant in contestants:
         lines[contestant], theirs = context.Pipe()
