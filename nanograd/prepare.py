@@ -46,7 +46,7 @@ class Prepared:
     def bytes_per_token(self) -> float:
         """UTF-8 bytes that a validation token stands for, on average: turns nats per token into bits per byte."""
         split = self.manifest.splits["val"]
-        return split.bytes / split.tokens
+        return float(split.bytes / split.tokens)
 
 
 def prepare(config: TrainConfig, stage: Stage) -> Prepared:

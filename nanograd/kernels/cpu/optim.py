@@ -25,7 +25,9 @@ def _adamw(w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool
 @njit(**INNER)
 def _update_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     scale, beta_1, rest_1, beta_2, rest_2, root_bias_2, eps, rate, keep = numbers
-    for i in range(part * PART, min(w.size, (part + 1) * PART)):
+    here = slice(part * PART, (part + 1) * PART)
+    w, g, m, v = w[here], g[here], m[here], v[here]  # counted from 0, or each index might be one from the end
+    for i in range(len(w)):
         gi = g[i] * scale
         mi = m[i] * beta_1 + gi * rest_1
         vi = v[i] * beta_2 + gi * gi * rest_2
