@@ -3,10 +3,11 @@
     python -m benchmarks.gemm [--precision float32|bf16] [--rounds 15] [--threads 2] [--only forward] [--best]
 
 Prints GFLOP/s (of the median call), ratios, and the share of the peak: what the micro-kernel alone reaches on data in
-the first-level cache, on all threads. For each linear layer (tokens × in → out) there are three products:
-forward x Wᵀ + b, input gradient dy W, and weight gradient W.grad += dyᵀ x. In bf16, PyTorch runs under autocast.
-Every contestant has a process of its own, because idle threads of one may spin on the cores of another. They take
-turns, so that a machine that slows down slows all of them. --json appends one line per product to a file.
+the first-level cache, on all threads. "large and square" is the best that whole products reach; `product_peak` in
+nanograd/kernels/cpu/peak.py measures that in a fifth of a second. For each linear layer (tokens × in → out) there are
+three products: forward x Wᵀ + b, input gradient dy W, and weight gradient W.grad += dyᵀ x. In bf16, PyTorch runs under
+autocast. Every contestant has a process of its own, because idle threads of one may spin on the cores of another. They
+take turns, so that a machine that slows down slows all of them. --json appends one line per product to a file.
 """
 
 import argparse
@@ -30,6 +31,7 @@ LAYERS = {  # tokens, in, out
     "width 256: head, a chunk": (512, 256, 8192),
     "width 128: up": (768, 128, 512),
     "width 768: up": (256, 768, 3072),
+    "large and square": (2048, 2048, 2048),
     "decoding, one sequence": (1, 768, 3072),
     "decoding, eight sequences": (8, 768, 3072),
 }
