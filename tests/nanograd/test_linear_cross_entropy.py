@@ -194,6 +194,13 @@ def test_threads_change_nothing(precision, monkeypatch):
             np.testing.assert_array_equal(a, b)
 
 
+def test_parameters_may_be_views():
+    arrays, targets = arrays_and_targets(30, 9, 50, True, np.float32)
+    views = [arrays[0][::2], arrays[1][:, ::2], arrays[2][::-1]]
+    views[0] = views[0][:, ::2]
+    assert_equal(fused(views, targets[::2]), composite(views, targets[::2]), np.float32)
+
+
 @every("kernels", [True, False])
 def test_the_logits_are_never_held_whole(kernels, monkeypatch):
     """Neither forward nor backward takes memory for a quarter of them."""

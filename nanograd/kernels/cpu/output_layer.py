@@ -61,7 +61,7 @@ def losses_and_gradients(
     """
     x, weight = numbers(x), numbers(weight)
     step *= 1 if matmul_precision() == "float32" else 2
-    step = int(even(len(x), step, ROWS_AT_ONCE)) if gradients else len(x)
+    step = min(int(even(len(x), step, ROWS_AT_ONCE)), len(x)) if gradients else len(x)
     head = _Head(weight, bias, step, back=gradients is not None)
     for i in range(0, len(x), step):
         chunk = slice(i, i + step)
@@ -86,7 +86,8 @@ class _Head:
     """W packed both ways, and the memory of a chunk."""
 
     def __init__(self, weight: Array, bias: Array | None, step: int, *, back: bool) -> None:
-        self.weight, self.bias, self.lanes = weight, bias, LANE_TYPES[matmul_precision()]
+        self.weight, self.bias = weight, None if bias is None else numbers(bias)
+        self.lanes = LANE_TYPES[matmul_precision()]
         self.threads = 1 if step * weight.size < SMALL else get_num_threads()
         self.forth = prepack(weight, transpose=True).panels
         self.back = prepack(weight).panels if back else None
