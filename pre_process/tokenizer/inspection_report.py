@@ -62,14 +62,20 @@ def print_usage(console: "Console", usage: Usage, name: str) -> None:
 
 
 def _print_rows(console: "Console", title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Name and value of each row: folded to a terminal's width, in a pipe a line each."""
     from rich.table import Table
 
+    console.print(f"\n{title}", style="bold")
+    if not console.is_terminal:
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+        return
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(f"\n{title}", style="bold")
     console.print(table)
 
 
