@@ -183,7 +183,7 @@ class Tokenizer:
 
     def encode_documents(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         method: Method = "merges",
         end_of_text: bool = False,
@@ -194,6 +194,8 @@ class Tokenizer:
         ids (n,) are uint16 for at most 65,536 tokens, else uint32; starts (len(texts) + 1,) int64. With `end_of_text`
         its id stands behind each text. Special tokens written in the texts are plain text. Raises TokenizerError.
         """
+        if threads is not None and threads < 1:
+            raise TokenizerError(f"threads is {threads}: at least one must do the work")
         ids, starts = self._encode(texts, method, (), threads=threads)
         ids = ids.astype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         if end_of_text:
@@ -202,7 +204,7 @@ class Tokenizer:
 
     def encode_batch(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         pad: Side | None = "right",
         max_length: int | None = None,
@@ -221,7 +223,7 @@ class Tokenizer:
 
     def _encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         method: Method,
         allowed_special: Collection[str] | Literal["all"],
         *,
@@ -257,9 +259,10 @@ def _from_settings(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
     return Tokenizer(vocabulary, **settings._asdict())
 
 
-def _checked_texts(texts: Sequence[str]) -> Sequence[str]:
+def _checked_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise TokenizerError("encode_batch wants several texts: pass a list, [text]")
+    texts = list(texts)
     for text in texts:
         if not isinstance(text, str):
             raise TokenizerError(f"encode wants one str, not {type(text).__name__}; encode_batch takes several")

@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -95,6 +97,30 @@ def test_no_documents_are_no_ids() -> None:
     ids, starts = texts.trained("gpt2").encode_documents([])
     assert (ids.shape, starts.tolist()) == ((0,), [0])
     assert texts.trained("gpt2").encode_batch([], allowed_special="all")[0].shape == (0, 0)
+
+
+def test_an_iterator_of_documents_is_read_once() -> None:
+    tokenizer, documents = texts.trained("gpt2"), ["one", "two three"]
+    assert (
+        tokenizer.encode_documents(iter(documents)).ids.tolist() == tokenizer.encode_documents(documents).ids.tolist()
+    )
+    assert tokenizer.encode_batch(iter(documents))[0].tolist() == tokenizer.encode_batch(documents)[0].tolist()
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(TokenizerError, match="threads is 0"):
+        texts.trained("gpt2").encode_documents(["a"], threads=0)
+
+
+def test_a_small_text_needs_no_compiler(tmp_path: Path) -> None:
+    texts.trained("gpt2").save(tmp_path)
+    code = (
+        "import sys; from pre_process.tokenizer import Tokenizer; tokenizer = Tokenizer.load(sys.argv[1]);"
+        "text = 'small ' * 8000; assert tokenizer.decode(tokenizer.encode(text)) == text;"
+        "assert 'numba' not in sys.modules"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_large_vocabulary_gives_wider_ids() -> None:
