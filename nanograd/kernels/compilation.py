@@ -103,5 +103,6 @@ def note_compiled(part: str, settings: str, matmul_precision: str) -> None:
 def _mark(part: str, settings: str, matmul_precision: str) -> Path:
     """Of settings only those that ask for other kernels count: whether there is dropout, not how much or how wide."""
     kinds = {name: bool(x) if isinstance(x, (int, float)) else x for name, x in json.loads(settings).items()}
-    name = hashlib.sha256(json.dumps([part, kinds, matmul_precision], sort_keys=True).encode()).hexdigest()[:16]
+    key = [cache_folder().name, part, kinds, matmul_precision]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return code_folder() / f"compiled-{name}"

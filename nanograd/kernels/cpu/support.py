@@ -1,7 +1,8 @@
 """What the CPU kernels share: how they are compiled, how arrays reach them, and arithmetic that LLVM can vectorise.
 
-A kernel is a loop over rows in `prange`: each row, or each fixed block of rows, is one thread's work from beginning to
-end, and what blocks have summed up is added in their order. So the result does not depend on the number of threads.
+A kernel hands its rows to all threads, by `for_each` (threads.py) or by Numba's `prange`, which takes twice as long to
+compile: each row, or each fixed block of rows, is one thread's work from beginning to end, and what blocks have summed
+up is added in their order. So the result does not depend on the number of threads.
 """
 
 import math
