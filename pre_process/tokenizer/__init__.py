@@ -4,7 +4,7 @@ normalize      what may be changed before anything else (by default: nothing)
 pre_tokenize   cutting text into words, spaces and marks
 byte_level     text as bytes, bytes as visible characters
 bpe            learning which neighbours to join: byte-pair encoding
-vocabulary     the result: tokens, merges, special tokens; train.py gets there from texts
+vocabulary     the result: tokens, merges, special tokens; train.py gets there, from documents.py as a stream
 lookup         finding a token, three ways
 encoder        text → ids; batch.py makes rectangles of them
 decoder        ids → text, at once or as a stream
@@ -18,6 +18,7 @@ word_level     one token for each word
 formats        opening any of these files
 chat           messages to one text, ids and the assistant's tokens; chat_marks.py; chat_sandbox.py for templates
 inspection     how a text is cut, where a token comes from, how well a vocabulary fits
+kernels        the slow half once more, compiled; nothing needs it
 commands       python -m pre_process.tokenizer, with id_files.py for ids in .npy files of any size
 """
 
