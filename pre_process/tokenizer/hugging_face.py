@@ -20,6 +20,8 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+import msgspec
+
 from pre_process.tokenizer.byte_level import from_visible, to_visible, utf8
 from pre_process.tokenizer.hugging_face_parts import (
     Json,
@@ -53,7 +55,7 @@ def dump(vocabulary: Vocabulary, settings: Settings) -> str:
         "decoder": parts["decoder"],
         "model": _written_model(vocabulary, names),
     }
-    return json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
+    return msgspec.json.format(msgspec.json.encode(tree), indent=1).decode() + "\n"
 
 
 def _written_model(vocabulary: Vocabulary, names: list[str]) -> Json:
