@@ -22,6 +22,7 @@ from pre_process.tokenizer.kernels import apply_merges as joining
 from pre_process.tokenizer.kernels import compiled as compiled_module
 from pre_process.tokenizer.kernels import piece_cache, tables
 from pre_process.tokenizer.kernels.compiled import CompiledDecoder, CompiledEncoder
+from pre_process.tokenizer.kernels.heap_merges import join_by_heap
 from pre_process.tokenizer.kernels.keys import piece_key
 from pre_process.tokenizer.kernels.support import kernel, padded
 from pre_process.tokenizer.kernels.tables import fits, merges_of, trie_of
@@ -45,7 +46,7 @@ def many(data: np.ndarray, end: int, merges: joining.Merges, out: np.ndarray) ->
 
 @kernel
 def by_heap(data: np.ndarray, end: int, merges: joining.Merges, out: np.ndarray) -> int:
-    return joining.join_by_heap(data, 0, end, merges, out, 0)
+    return join_by_heap(data, 0, end, merges, out, 0)
 
 
 def joined(way: Callable[..., int], text: bytes, merges: joining.Merges) -> list[int]:

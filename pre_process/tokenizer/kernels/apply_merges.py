@@ -5,7 +5,7 @@ left. Looking for them anew after every join takes n² steps, which for a word o
 
     join_few      n²         looks through an array of ranks; for up to FEW bytes
     join_many     n + ranks  rank after rank, a list of places for each; from MANY bytes on, if merges are `in_order`
-    join_by_heap  n log n    a heap of (rank, place); for all others
+    join_by_heap  n log n    a heap of (rank, place); for all others (heap_merges.py)
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from pre_process.tokenizer.kernels.support import helper, kernel, lean
 
 FEW = 64  # bytes; from here on the heap is quicker than looking through all ranks
 MANY = 1024  # bytes; from here on a list for each rank is quicker than the heap
-_NOWHERE = np.int32(-1)  # stands for a neighbour that is not there, and for the list of a place that is in none
+_NOWHERE = np.int32(-1)  # stands for the list of a place that is in none
 
 
 class Merges(NamedTuple):
@@ -218,86 +218,3 @@ def _copy_tokens(token: np.ndarray, lengths: np.ndarray, out: np.ndarray, n_out:
         n_out += 1
         place += lengths[token[place]]
     return n_out
-
-
-@helper
-def join_by_heap(data: np.ndarray, start: int, end: int, merges: Merges, out: np.ndarray, n_out: int) -> int:
-    """As `join_many`, for merges in any order: encoder.apply_merges, compiled."""
-    room = end - start
-    heap = np.empty(3 * room, np.int64)  # rank · 2³² + place; a join takes one entry away and adds two
-    token = np.empty(room, np.int32)
-    after, before = np.empty(room, np.int32), np.empty(room, np.int32)
-    n = _link_symbols(data, start, end, merges, token, after, before)
-    _join_from_heap(heap, token[:n], after, before, merges)
-    for place in range(n):
-        if token[place] != _NOWHERE:
-            out[n_out] = token[place]
-            n_out += 1
-    return n_out
-
-
-@lean
-def _link_symbols(
-    data: np.ndarray, start: int, end: int, merges: Merges, token: np.ndarray, after: np.ndarray, before: np.ndarray
-) -> int:
-    """Write the symbols of data[start:end] and the places of their neighbours; return how many symbols."""
-    n = 0
-    while start < end:
-        token[n], length = first_symbol(data, start, end, merges.symbols)
-        after[n], before[n] = n + 1, n - 1
-        start += length
-        n += 1
-    after[n - 1] = _NOWHERE
-    return n
-
-
-@lean
-def _join_from_heap(heap: np.ndarray, token: np.ndarray, after: np.ndarray, before: np.ndarray, merges: Merges) -> None:
-    size = 0
-    for place in range(len(token) - 1):
-        size = _push(heap, size, place, place + 1, token, merges)
-    while size > 0:
-        rank, left = heap[0] >> 32, heap[0] & 0xFFFFFFFF
-        size = _pop(heap, size)
-        right = np.int64(after[left])
-        if token[left] == _NOWHERE or right < 0 or rank_of(merges.pairs, token[left], token[right]) != rank:
-            continue  # a neighbouring join came first
-        token[left], token[right] = merges.made[rank], _NOWHERE
-        behind, ahead = np.int64(after[right]), np.int64(before[left])
-        after[left] = behind
-        if behind >= 0:
-            before[behind] = left
-            size = _push(heap, size, left, behind, token, merges)
-        if ahead >= 0:
-            size = _push(heap, size, ahead, left, token, merges)
-
-
-@lean
-def _push(heap: np.ndarray, size: int, left: int, right: int, token: np.ndarray, merges: Merges) -> int:
-    """Put a pair of places into the heap if their tokens can be joined; return the heap's size."""
-    rank = rank_of(merges.pairs, token[left], token[right])
-    if rank == NEVER:
-        return size
-    entry, i = np.int64(rank) << 32 | left, size
-    while i > 0 and entry < heap[i - 1 >> 1]:
-        heap[i] = heap[i - 1 >> 1]
-        i = i - 1 >> 1
-    heap[i] = entry
-    return size + 1
-
-
-@lean
-def _pop(heap: np.ndarray, size: int) -> int:
-    """Take the lowest entry out of the heap; return its size."""
-    size -= 1
-    entry, i = heap[size], 0
-    while 2 * i + 1 < size:
-        child = 2 * i + 1
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= entry:
-            break
-        heap[i] = heap[child]
-        i = child
-    heap[i] = entry
-    return size

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pre_process.tokenizer.kernels.apply_merges import FEW, MANY, Merges, join_by_heap, join_few, join_many
+from pre_process.tokenizer.kernels.apply_merges import FEW, MANY, Merges, join_few, join_many
+from pre_process.tokenizer.kernels.heap_merges import join_by_heap
 from pre_process.tokenizer.kernels.keys import piece_key
 from pre_process.tokenizer.kernels.piece_cache import LONGEST, PieceCache, find, recall, remember
 from pre_process.tokenizer.kernels.scanner import scan
