@@ -37,7 +37,7 @@ def _scan():
 
 def scanned(text: str, pattern: str, *, room: int = 1 << 20) -> list[str]:
     """The pieces of `text` by the scanner; `room` is how many ends it may write at a time."""
-    from pre_process.tokenizer.kernels.scanner import PATTERN_NUMBERS
+    from pre_process.tokenizer.kernels.boundaries import PATTERN_NUMBERS
     from pre_process.tokenizer.kernels.support import padded
 
     data, ends, pieces, at = utf8(text), np.empty(room, np.int64), list[bytes](), 0

@@ -84,7 +84,7 @@ def test_pairs_find_room_when_there_are_many() -> None:
 def test_many_places_of_few_pairs_need_no_room(monkeypatch) -> None:
     from pre_process.tokenizer.kernels import merging
 
-    monkeypatch.setattr(merging, "_grown", None)
+    monkeypatch.setattr(merging, "grown", None)
     symbols, weights = flat({(0,) * 300_000: 1})
     assert merging.learn_merges(symbols, weights, n_merges=3, first_id=1) == [(0, 0), (1, 1), (2, 2)]
 

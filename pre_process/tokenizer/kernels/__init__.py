@@ -3,15 +3,15 @@
 unicode_classes  which characters are letters, numbers, white space: a frozen table
 support          how functions are compiled, how bytes reach them
 keys             a piece as two numbers, to find it in a table
-scanner          cutting UTF-8 into pieces
+scanner          cutting UTF-8 into pieces, with boundaries.py for what three bytes tell
 counting         how often each piece occurs
 words            pieces as words of symbols
 pairs, heap      pairs of neighbours, with their counts: all of them, and the most frequent one
-merging          which neighbours to join next
+merging          which neighbours to join next, with merge_state.py for what it works on
 training         documents → merges, on several threads
 tables           a vocabulary as arrays
 pair_ranks       which two neighbours are joined, and when
-apply_merges     a piece → its tokens: three ways with one result
+apply_merges     a piece → its tokens: three ways with one result; heap_merges.py is the third
 trie             the longest token that begins at a place
 piece_cache      what became of the pieces seen lately
 encoding         documents → ids: all of these in one loop

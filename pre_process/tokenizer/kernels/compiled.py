@@ -9,10 +9,10 @@ import numpy as np
 from pre_process.tokenizer.batch import Rows, join_rows, starts_of
 from pre_process.tokenizer.byte_level import utf8
 from pre_process.tokenizer.kernels import compiling
+from pre_process.tokenizer.kernels.boundaries import PATTERN_NUMBERS
 from pre_process.tokenizer.kernels.decoding import decode, places
 from pre_process.tokenizer.kernels.encoding import GREEDY, MERGES, SLACK, WHOLE_PIECES, encode_documents
 from pre_process.tokenizer.kernels.piece_cache import SLOTS, PieceCache, copy_of, new_cache, remember_tokens
-from pre_process.tokenizer.kernels.scanner import PATTERN_NUMBERS
 from pre_process.tokenizer.kernels.support import padded
 from pre_process.tokenizer.kernels.tables import laid_out, merges_of, no_trie, reached, trie_of
 from pre_process.tokenizer.kernels.unicode_classes import classes

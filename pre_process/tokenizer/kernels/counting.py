@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pre_process.tokenizer.kernels.boundaries import PATTERN_NUMBERS
 from pre_process.tokenizer.kernels.keys import INLINE_BYTES, LONG, key_hash, piece_key, same_bytes
-from pre_process.tokenizer.kernels.scanner import PATTERN_NUMBERS, scan
+from pre_process.tokenizer.kernels.scanner import scan
 from pre_process.tokenizer.kernels.support import PADDING, kernel, lean, padded
 from pre_process.tokenizer.kernels.unicode_classes import classes
 from pre_process.tokenizer.pre_tokenize import PatternName

@@ -16,45 +16,26 @@ when they come to the top. One step of all this is `_merge`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from pre_process.tokenizer.kernels import heap
+from pre_process.tokenizer.kernels.merge_state import (
+    HEAP,
+    MERGES,
+    PAIRS,
+    PLACES,
+    State,
+    count_first_pairs,
+    first_state,
+    grown,
+)
 from pre_process.tokenizer.kernels.pairs import COUNT, FIRST, KEY, N, add_pair, move_pairs, pair_row
 from pre_process.tokenizer.kernels.support import kernel, lean
 
 GONE = -2
 _STEPS = 2048  # merges between two looks at progress (and at Ctrl-C)
 _LEFT_COUNT, _LEFT_N, _RIGHT_COUNT, _RIGHT_N = range(4)
-_PAIRS, _PLACES, _HEAP, _MERGES = range(4)  # what `used` counts
-
-
-class State(NamedTuple):
-    """All that a merge changes. S symbols, V tokens in the end.
-
-    symbols     (S,) int32: see above
-    weights     (S,) int64: how often the word around each symbol occurs
-    lengths     (V,) int32: how many symbols each token covers
-    places      (3 S,) int32: the places of each pair, pair behind pair
-    pairs       (2ᵏ, 4) int64: pairs.py
-    heap        (2ᵏ⁻¹, 2) int64: count and key of each pair, heap.py
-    neighbours  (V, 4) int64: for one merge, count and number of places of the pairs (id, new) and (new, id)
-    touched     (V,) int32: the ids whose row of `neighbours` is not zero
-    born        (2 S, 2) int32: for one merge, each new place, and the neighbour's id (left: −1 − id)
-    used        (4,) int64: rows of `pairs`, of `places`, of `heap`, and merges so far
-    """
-
-    symbols: np.ndarray
-    weights: np.ndarray
-    lengths: np.ndarray
-    places: np.ndarray
-    pairs: np.ndarray
-    heap: np.ndarray
-    neighbours: np.ndarray
-    touched: np.ndarray
-    born: np.ndarray
-    used: np.ndarray
 
 
 def learn_merges(
@@ -70,22 +51,22 @@ def learn_merges(
     if len(symbols) >= 1 << 31:
         raise ValueError(f"{len(symbols)} symbols in distinct words: 2³¹ is the limit; train on a part of the text")
     lowest = max(1, min_frequency)
-    state = _first_state(symbols, weights, first_id + n_merges)
+    state = first_state(symbols, weights, first_id + n_merges)
     state.lengths[:first_id] = 1
     merges = np.empty((n_merges, 2), np.int32)
-    while not _count_first_pairs(state, lowest):
-        state = _grown(state, keep=False)
+    while not count_first_pairs(state, lowest):
+        state = grown(state, keep=False)
     goal = 0
     while goal < n_merges:
         goal = min(goal + _STEPS, n_merges)
         while _merge_until(state, merges, goal, first_id, lowest):
-            state = _grown(state, keep=True)
-        done = int(state.used[_MERGES])
+            state = grown(state, keep=True)
+        done = int(state.used[MERGES])
         if progress and done:
             progress(done, n_merges)
         if done < goal:
             break
-    return list(map(tuple, merges[: state.used[_MERGES]].tolist()))
+    return list(map(tuple, merges[: state.used[MERGES]].tolist()))
 
 
 def warm_up() -> None:
@@ -93,82 +74,22 @@ def warm_up() -> None:
     move_pairs(np.zeros((2, 4), np.int64), np.zeros((4, 4), np.int64))
 
 
-def _first_state(symbols: np.ndarray, weights: np.ndarray, vocab_size: int) -> State:
-    """What is not written to takes no memory: the system hands out pages when they are touched."""
-    n = len(symbols)
-    return State(
-        symbols.astype(np.int32, copy=False),
-        weights.astype(np.int64, copy=False),
-        np.zeros(vocab_size, np.int32),
-        np.empty(3 * n, np.int32),
-        np.zeros((1 << 16, 4), np.int64),
-        np.empty((1 << 15, 2), np.int64),
-        np.zeros((vocab_size, 4), np.int64),
-        np.empty(vocab_size, np.int32),
-        np.empty((2 * n, 2), np.int32),
-        np.zeros(4, np.int64),
-    )
-
-
-def _grown(state: State, *, keep: bool) -> State:
-    """The same with four times the room for pairs, which are moved if they are to be kept."""
-    pairs = np.zeros((4 * len(state.pairs), 4), np.int64)
-    queue = np.empty((len(pairs) // 2, 2), np.int64)
-    if keep:
-        move_pairs(state.pairs, pairs)
-        queue[: len(state.heap)] = state.heap
-    else:
-        state.used[:] = 0
-    return state._replace(pairs=pairs, heap=queue)
-
-
-@kernel
-def _count_first_pairs(state: State, lowest: int) -> bool:
-    """Enter the pairs that the words begin with; False if there is no room for all of them.
-
-    Two passes: the first counts, the second knows where each pair's places belong and writes them, in their order.
-    """
-    symbols, pairs, used = state.symbols, state.pairs, state.used
-    for place in range(len(symbols) - 1):
-        if symbols[place] < 0 or symbols[place + 1] < 0:
-            continue
-        row = add_pair(pairs, symbols[place], symbols[place + 1], used)
-        pairs[row, COUNT] += state.weights[place]
-        pairs[row, N] += 1
-        if 2 * used[_PAIRS] >= len(pairs):
-            return False
-    for row in range(len(pairs)):
-        if pairs[row, KEY] != 0:
-            pairs[row, FIRST] = used[_PLACES]
-            used[_PLACES] += pairs[row, N]
-            pairs[row, N] = 0
-            if pairs[row, COUNT] >= lowest:
-                heap.push(state.heap, used[_HEAP], pairs[row, COUNT], pairs[row, KEY])
-                used[_HEAP] += 1
-    for place in range(len(symbols) - 1):
-        if symbols[place] >= 0 and symbols[place + 1] >= 0:
-            row = pair_row(pairs, symbols[place], symbols[place + 1])
-            state.places[pairs[row, FIRST] + pairs[row, N]] = place
-            pairs[row, N] += 1
-    return True
-
-
 @kernel
 def _merge_until(state: State, merges: np.ndarray, goal: int, first_id: int, lowest: int) -> bool:
     """Merge until there are `goal` merges or no pair is frequent enough; True if room for pairs is needed before."""
     used = state.used
-    while used[_MERGES] < goal:
+    while used[MERGES] < goal:
         if not _true_count_on_top(state, lowest):
             return False
         left, right = heap.key_on_top(state.heap)
         row = pair_row(state.pairs, left, right)
-        new = first_id + used[_MERGES]
-        if 2 * (used[_PAIRS] + 2 * min(state.pairs[row, N], new + 1)) >= len(state.pairs):
+        new = first_id + used[MERGES]
+        if 2 * (used[PAIRS] + 2 * min(state.pairs[row, N], new + 1)) >= len(state.pairs):
             return True  # there could be two pairs for each place, or for each token that there is
-        used[_HEAP] = heap.drop_top(state.heap, used[_HEAP])
-        merges[used[_MERGES], 0], merges[used[_MERGES], 1] = left, right
+        used[HEAP] = heap.drop_top(state.heap, used[HEAP])
+        merges[used[MERGES], 0], merges[used[MERGES], 1] = left, right
         _merge(state, left, right, new, lowest)
-        used[_MERGES] += 1
+        used[MERGES] += 1
     return False
 
 
@@ -176,15 +97,15 @@ def _merge_until(state: State, merges: np.ndarray, goal: int, first_id: int, low
 def _true_count_on_top(state: State, lowest: int) -> bool:
     """Refresh the heap until the count on its top is the true one; False if no pair occurs `lowest` times."""
     used = state.used
-    while used[_HEAP] > 0:
+    while used[HEAP] > 0:
         left, right = heap.key_on_top(state.heap)
         count = state.pairs[pair_row(state.pairs, left, right), COUNT]
         if count == state.heap[0, heap.COUNT]:
             return True
         if count < lowest:
-            used[_HEAP] = heap.drop_top(state.heap, used[_HEAP])
+            used[HEAP] = heap.drop_top(state.heap, used[HEAP])
         else:
-            heap.lower_top(state.heap, used[_HEAP], count)
+            heap.lower_top(state.heap, used[HEAP], count)
     return False
 
 
@@ -260,11 +181,11 @@ def _enter_pairs(state: State, new: int, n_touched: int, lowest: int) -> None:
             left, right = (neighbour, new) if side == _LEFT_COUNT else (new, neighbour)
             row = add_pair(state.pairs, left, right, state.used)
             state.pairs[row, COUNT] = count
-            state.pairs[row, FIRST] = state.used[_PLACES]
-            state.used[_PLACES] += n
+            state.pairs[row, FIRST] = state.used[PLACES]
+            state.used[PLACES] += n
             state.neighbours[neighbour, side + 1] = 1 + row
-            heap.push(state.heap, state.used[_HEAP], count, state.pairs[row, KEY])
-            state.used[_HEAP] += 1
+            heap.push(state.heap, state.used[HEAP], count, state.pairs[row, KEY])
+            state.used[HEAP] += 1
 
 
 @lean

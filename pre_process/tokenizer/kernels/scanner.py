@@ -2,106 +2,24 @@
 
 A pattern is a list of alternatives, tried at the place where the last piece ended; `_next_gpt2` and `_next_cl100k` are
 the same alternatives as branches. They decode every character and look up its class. Text is mostly ASCII, though, and
-there the bytes before, at and behind a place nearly always decide whether a piece begins at it:
-
-    h e l l o   w o r l d      (letter, letter, letter) → no piece begins here
-             ^                 (letter, space, letter) → a piece begins here
-               ^               (space, letter, letter) → no: " world" keeps its space
-
-So `_scan_ascii` reads one answer per byte from a table of 8³ (`_flags`, made below from rules, one per pattern). Where
-the three do not decide, as at the apostrophe of "it's", the branches take over for one piece.
+there the bytes before, at and behind a place nearly always decide whether a piece begins at it. So `_scan_ascii` reads
+one answer per byte from a table (boundaries.py). Where the three do not decide, as at the apostrophe of "it's", the
+branches take over for one piece.
 """
-
-import itertools
-from collections.abc import Callable
 
 import numpy as np
 
-from pre_process.tokenizer.kernels.support import lean
-from pre_process.tokenizer.kernels.unicode_classes import (
-    LETTER,
-    NEWLINE,
-    NUMBER,
-    OTHER,
-    SPACE,
-    WHITE,
-    classes,
+from pre_process.tokenizer.kernels.boundaries import (
+    BYTE_CLASSES,
+    CL100K_TIKTOKEN,
+    FLAGS,
+    GPT2,
+    NAIVE,
+    QUOTE,
+    UNDECIDED,
 )
-from pre_process.tokenizer.pre_tokenize import SEPARATORS, PatternName
-
-NAIVE, GPT2, CL100K, CL100K_TIKTOKEN = range(4)
-PATTERN_NUMBERS: dict[PatternName, int] = {
-    "naive": NAIVE,
-    "gpt2": GPT2,
-    "cl100k": CL100K,
-    "cl100k_tiktoken": CL100K_TIKTOKEN,
-}
-
-_QUOTE, _BEYOND_ASCII = 6, 7  # two more classes of bytes: the apostrophe, and the bytes of longer characters
-_INSIDE, _BEGINS, _UNDECIDED = range(3)
-
-
-def _byte_classes() -> np.ndarray:
-    """(4, 256) uint8: the class of each byte under each pattern; NAIVE knows only separators, NUMBER, and the rest."""
-    table = np.full((4, 256), _BEYOND_ASCII, np.uint8)
-    table[:, :128] = classes()[:128]
-    table[:, ord("'")] = _QUOTE
-    table[NAIVE] = LETTER
-    table[NAIVE, [ord(separator) for separator in SEPARATORS]] = NUMBER
-    return table
-
-
-def _flags() -> np.ndarray:
-    """(4, 512) uint8: does a piece begin at a byte? Index: 64 · class before + 8 · class of the byte + class behind."""
-    rules: dict[int, Callable[[int, int, int], int]] = {
-        NAIVE: lambda before, at, _: _BEGINS if NUMBER in (before, at) else _INSIDE,
-        GPT2: _begins_gpt2,
-        CL100K: _begins_cl100k,
-        CL100K_TIKTOKEN: _begins_cl100k,
-    }
-    return np.array(
-        [[rules[pattern](*three) for three in itertools.product(range(8), repeat=3)] for pattern in sorted(rules)],
-        np.uint8,
-    )
-
-
-def _begins_gpt2(before: int, at: int, behind: int) -> int:
-    if _BEYOND_ASCII in (before, at) or (_is_white(at) and behind == _BEYOND_ASCII):
-        return _UNDECIDED
-    if _is_white(at):  # a run of white space gives its last character back
-        return _INSIDE if _is_white(before) and _is_white(behind) else _BEGINS
-    if before == SPACE or _sign(before) == _sign(at):
-        return _INSIDE
-    return _UNDECIDED if at == _QUOTE and behind == LETTER else _BEGINS
-
-
-def _begins_cl100k(before: int, at: int, behind: int) -> int:
-    if _BEYOND_ASCII in (before, at, behind):
-        return _UNDECIDED
-    if _sign(at) == OTHER:
-        if before == SPACE or _sign(before) == OTHER:
-            return _INSIDE
-        return _UNDECIDED if at == _QUOTE and behind == LETTER else _BEGINS
-    if at == LETTER:  # takes one sign before it, but only one that begins a piece
-        return _UNDECIDED if _sign(before) == OTHER else _BEGINS if before in (NUMBER, NEWLINE) else _INSIDE
-    if at == NUMBER:  # groups of three
-        return _UNDECIDED if before == NUMBER else _BEGINS
-    if at == NEWLINE:  # ends a run of signs or of white space
-        return _BEGINS if before in (LETTER, NUMBER) else _INSIDE
-    if before == NEWLINE and _is_white(behind):  # does another newline follow in this run?
-        return _UNDECIDED
-    return _INSIDE if _is_white(before) and _is_white(behind) else _BEGINS
-
-
-def _is_white(kind: int) -> bool:
-    return kind in (WHITE, NEWLINE, SPACE)
-
-
-def _sign(kind: int) -> int:
-    return OTHER if kind == _QUOTE else kind
-
-
-_BYTE_CLASSES, _FLAGS = _byte_classes(), _flags()
+from pre_process.tokenizer.kernels.support import lean
+from pre_process.tokenizer.kernels.unicode_classes import LETTER, NEWLINE, NUMBER, OTHER, SPACE
 
 
 @lean
@@ -131,14 +49,14 @@ def scan(text: np.ndarray, start: int, end: int, pattern: int, table: np.ndarray
 @lean
 def _scan_ascii(text: np.ndarray, start: int, end: int, pattern: int, ends: np.ndarray, n: int) -> int:
     """Append the ends of pieces from `start` on while the table decides; the last piece of a document it never does."""
-    kinds, flags = _BYTE_CLASSES[pattern], _FLAGS[pattern]
-    if kinds[text[start]] == _QUOTE:
+    kinds, flags = BYTE_CLASSES[pattern], FLAGS[pattern]
+    if kinds[text[start]] == QUOTE:
         return n  # it may begin a contraction
     window = np.int64(kinds[text[start]]) << 6 | np.int64(kinds[text[start + 1]]) << 3
     for at in range(start + 1, min(end - 1, start + 1 + len(ends) - n)):
         window |= np.int64(kinds[text[at + 1]])
         flag = flags[window]
-        if flag == _UNDECIDED:
+        if flag == UNDECIDED:
             break
         ends[n] = at
         n += flag  # no branch: what is written for a byte inside a piece is overwritten
@@ -158,7 +76,7 @@ def next_piece(text: np.ndarray, at: int, end: int, pattern: int, table: np.ndar
 
 @lean
 def _next_naive(text: np.ndarray, at: int, end: int) -> int:
-    kinds = _BYTE_CLASSES[NAIVE]
+    kinds = BYTE_CLASSES[NAIVE]
     if kinds[text[at]] == NUMBER:
         return at + 1
     while at < end and kinds[text[at]] != NUMBER:
