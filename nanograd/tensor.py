@@ -184,7 +184,7 @@ class Tensor:
         if self.node is None:
             raise RuntimeError("backward: this tensor does not depend on any tensor that requires a gradient")
         with watch.part("backward"):
-            walk(self.node, self._first_gradient(dy))
+            walk(self.node, self._first_gradient(dy), owned=dy is None)
 
     def _first_gradient(self, dy: Array | None) -> Array:
         if dy is None:
@@ -249,7 +249,7 @@ def walk(root: Node, dy: Array, *, owned: bool = False, until: Sequence[Node] = 
     owned  nobody else holds `dy`: it may be written to
     """
     nodes = _oldest_first(root, until)
-    root.receive(dy, owned)
+    root.receive(dy if owned else _apart(dy, nodes), owned)
     try:
         while nodes:
             nodes.pop().step_back()
@@ -270,6 +270,13 @@ def _oldest_first(root: Node, until: Sequence[Node]) -> list[Node]:
                 seen.add(parent)
                 stack.append(parent)
     return sorted(seen.difference(until), key=attrgetter("order"))
+
+
+def _apart(dy: Array, nodes: Sequence[Node]) -> Array:
+    """`dy`, or a copy if it is the `.grad` of one of these nodes: what is added there must not change it on the way."""
+    xp, leaves = backend.array_module(dy), [node.leaf() for node in nodes if node.leaf is not None]
+    grads = [leaf.grad for leaf in leaves if leaf is not None and leaf.grad is not None]
+    return dy.copy() if any(xp.may_share_memory(dy, grad) for grad in grads) else dy
 
 
 def _target(node: Node | None) -> Array | None:

@@ -139,6 +139,16 @@ def test_a_second_backward_adds_to_the_same_array(program):
             np.testing.assert_allclose(leaf.grad, 2 * kept[1], rtol=1e-14)
 
 
+def test_the_gradient_of_a_leaf_may_be_what_backward_begins_with():
+    early = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    product = ops.mul(early, 3.0)
+    late = Tensor(np.array([5.0, 6.0]), requires_grad=True)  # newer than `product`, so it gets its gradient first
+    late.grad = np.array([1.0, 10.0])
+    ops.add(product, late).backward(late.grad)
+    assert early.grad.tolist() == [3.0, 30.0]
+    assert late.grad.tolist() == [2.0, 20.0]
+
+
 def test_a_diamond_waits_for_both_sides():
     a = Tensor(np.array([3.0]), requires_grad=True)
     b = ops.add(a, a)
