@@ -11,6 +11,7 @@ import msgspec
 
 from data.hub import HubFile, fetch
 from pre_process.files import open_atomic
+from pre_process.terminal import one_line
 
 EVERY = 1000  # documents between two looks at the clock of the progress line
 
@@ -139,10 +140,3 @@ def read_lines(path: Path) -> Iterator[str]:
                 yield line.decode().replace("\r\n", "\n")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not UTF-8 text (byte {line[error.start]:#04x})") from None
-
-
-def one_line(error: Exception) -> str:
-    """What to tell the user."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).partition("\n")[0]

@@ -18,9 +18,10 @@ from typing import Annotated
 
 import msgspec
 
-from data.command import Document, one_line, write_documents
+from data.command import Document, write_documents
 from pre_process.corpus import documents
 from pre_process.files import sha256_file
+from pre_process.terminal import run_command
 
 
 class Source(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,21 +68,19 @@ def mix(recipe: Recipe, out: Path) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Mix; returns the exit code."""
+    """Mix; returns the exit code, see `run_command`."""
     parser = argparse.ArgumentParser(
         prog="python -m data.mix", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl")
     options = parser.parse_args(argv)
-    try:
-        counts = mix(read_recipe(options.recipe), options.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    for name, value in counts.items():
+    return run_command(lambda: _mix(options.recipe, options.out))
+
+
+def _mix(recipe: Path, out: Path) -> None:
+    for name, value in mix(read_recipe(recipe), out).items():
         print(f"{name:11} {value}")
-    return 0
 
 
 if __name__ == "__main__":

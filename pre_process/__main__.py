@@ -13,6 +13,7 @@ from pre_process.corpus import describe, documents, fingerprint
 from pre_process.corpus.cleaning import clean, strip_gutenberg
 from pre_process.files import write_atomic
 from pre_process.pre_process import Batch, PreProcess
+from pre_process.terminal import run_command
 from pre_process.token_files import write_tokens
 from pre_process.tokenizer import Tokenizer
 from pre_process.tokenizer.normalize import NormalizerName
@@ -20,14 +21,9 @@ from pre_process.tokenizer.pre_tokenize import PatternName
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code, 2 after `error: …` for whatever the user can put right."""
+    """Run one command; returns its exit code, see `run_command`."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: arguments.run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

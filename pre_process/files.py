@@ -22,6 +22,15 @@ def naming_file(path: Path) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
+@contextlib.contextmanager
+def hidden_name_as(path: Path) -> Iterator[None]:
+    """Inside the block, an OSError about a hidden file, whose name nobody chose, speaks of `path` instead."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step: temporary file, fsync, rename. Raises OSError; the old file survives."""
     with open_atomic(path) as file:
@@ -32,17 +41,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` in one step at the end, and vanishes on failure; as `write_atomic`."""
     path = Path(path)
-    try:
+    with hidden_name_as(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None  # not the hidden name that nobody chose
     try:
         with naming_file(path), os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
-        Path(temporary).replace(path)
+        with hidden_name_as(path):
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from pre_process.files import naming_file, sha256_file, sync_tree, write_atomic
+from pre_process.files import hidden_name_as, naming_file, sha256_file, sync_tree, write_atomic
 from pre_process.token_shards import (
     FORMAT_VERSION,
     SPLITS,
@@ -76,15 +76,19 @@ def write_tokens(
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial"
-    with filelock.FileLock(f"{partial}.lock") as lock, naming_file(folder):
-        try:
+    lock = filelock.FileLock(f"{partial}.lock")
+    with hidden_name_as(folder):
+        lock.acquire()
+    try:
+        with naming_file(folder):
             if not folder.is_dir():
                 made_by = [FORMAT_VERSION, source_sha256, tokenizer.sha256, val_fraction, shard_tokens]
                 manifest = _write(partial, documents, tokenizer, made_by, source, progress)
                 _finish(partial, manifest, tokenizer)
                 partial.rename(folder)
-        finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
     return read_manifest(folder)
 
 

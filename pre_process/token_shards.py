@@ -93,7 +93,7 @@ class ShardPair:
 
     def add(self, name: str, ids: np.ndarray, parts: int, size: int) -> None:
         """Append ids (n,), which are so many parts of documents and so many bytes of text."""
-        ids.astype(self.dtype, copy=False).tofile(self.files[name])
+        self.files[name].write(ids.astype(self.dtype, copy=False).data)  # tofile would hide why a disk refuses
         self.tokens[name] += len(ids)
         self.parts[name] += parts
         self.sizes[name] += size

@@ -1,13 +1,12 @@
 """`python -m pre_process.tokenizer train | encode | decode | inspect`: byte-pair encoding from the command line."""
 
 import argparse
-import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from pre_process.terminal import run_command
 from pre_process.tokenizer import commands
 from pre_process.tokenizer.formats import open_tokenizer
 from pre_process.tokenizer.hugging_face_parts import Settings
@@ -18,32 +17,9 @@ _FOLDER = "folder with tokenizer.json; or a tokenizer.json, .model (SentencePiec
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after `error: …` for what the user can put right, 130 after Ctrl-C.
-
-    141 if the reader of our output has left, as `| head` does.
-    """
+    """Run one command; returns its exit code, see `run_command`."""
     arguments = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # a lone surrogate is no reason to lose a text
-    try:
-        arguments.run(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what it still holds is written at the end
-        return 141
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or "not enough memory"
+    return run_command(lambda: arguments.run(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -121,8 +121,9 @@ def encode_lines(tokenizer: TextTokenizer, path: Path | None, *, allow_special: 
 
 def decode_file(tokenizer: TextTokenizer, path: Path, *, keep_special: bool) -> None:
     """The text of the ids in a .npy file, on standard output and without anything added."""
+    all_ids = read_ids(path)
     with faults_named(path):
-        for ids in _decodable(tokenizer, read_ids(path)):
+        for ids in _decodable(tokenizer, all_ids):
             sys.stdout.write(tokenizer.decode(ids, skip_special=not keep_special))
 
 

@@ -46,6 +46,15 @@ def test_a_place_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "nowhere" / "file"):
+        with pytest.raises(OSError) as raised:
+            write_atomic(path, b"")
+        assert raised.value.filename == str(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_new_folder_is_invisible_until_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "folder"
     with new_folder(target) as new:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -221,6 +224,27 @@ write_tokens(pathlib.Path(sys.argv[1]), documents, tokenizer, source="", source_
 def test_a_folder_that_is_there_is_kept_and_described(tmp_path: Path) -> None:
     first = write(tmp_path / "t", articles(30))
     assert write(tmp_path / "t", articles(50)) == first
+
+
+def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(tmp_path / "t", articles(60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError) as raised:
+        write(tmp_path / "t", articles(30))
+    assert raised.value.filename == str(tmp_path / "t")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
