@@ -249,3 +249,8 @@ def test_a_models_loss_is_the_cross_entropy_of_its_logits(head_bias):
     assert abs(loss.item() - expected.item()) < 1e-6
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(parameter.grad, gradients[name], atol=1e-6, err_msg=name)
+
+
+def test_a_left_operand_has_whole_tiles():
+    """The micro-kernel reads every row of a tile: of 13 rows alone it would read memory that is somebody else's."""
+    assert len(output_layer._room_for_lanes(13, 5, np.float32)) == 24

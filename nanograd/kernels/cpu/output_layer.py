@@ -118,13 +118,14 @@ class _Head:
 
 
 def _room_for_lanes(N: int, K: int, lanes: Any) -> Array:
-    """For the rows of a left operand (N, K): an odd number of cache lines each, for the sake of the cache's sets.
+    """For N rows or a few more of a left operand (N, K): whole tiles, for the micro-kernel reads all rows of a tile.
 
-    There is room for LANES more values in each, because so many are packed at a time.
+    Each row has an odd number of cache lines, for the sake of the cache's sets, and room for LANES more values, because
+    so many are packed at a time.
     """
     per_lane = 1 if lanes is np.float32 else 2
     lines = -(-(K + LANES) // (LANES * per_lane)) | 1
-    return aligned_empty((N, lines * LANES), lanes)
+    return aligned_empty((-(-N // TILE_ROWS) * TILE_ROWS, lines * LANES), lanes)
 
 
 @njit(**SERIAL)
