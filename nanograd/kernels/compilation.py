@@ -4,6 +4,7 @@ A run needs some twenty kernels, and Numba compiles on one core. So two processe
 each with one half of the kernels and the formulas for everything else. What they have finished is read from disk.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -40,9 +41,8 @@ def cache_folder() -> Path:
 @functools.cache
 def code_folder() -> Path:
     """NUMBA_CACHE_DIR if the user has set it, else the cache folder; where that can't be used, a new temporary one."""
-    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(chosen)
-    folder = cache_folder()
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    folder = Path(chosen) if chosen else cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -50,7 +50,11 @@ def code_folder() -> Path:
                 return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="nanograd-kernels-"))
+    if chosen:
+        log.warning("NUMBA_CACHE_DIR=%s has no room or can't be written: compiled kernels last this run only", chosen)
+    temporary = tempfile.mkdtemp(prefix="nanograd-kernels-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)  # nobody else will ever look for it
+    return Path(temporary)
 
 
 class Compilation:

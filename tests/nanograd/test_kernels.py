@@ -39,9 +39,11 @@ def test_compiled_code_is_kept_in_the_user_s_cache(tmp_path):
 
 def test_an_unwritable_cache_is_no_obstacle(tmp_path):
     (tmp_path / "file").write_text("")
-    total, folder = run(XDG_CACHE_HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path))
-    assert total == "8.0"
-    assert folder.startswith(str(tmp_path / "nanograd-kernels-"))
+    for name in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
+        total, folder = run(**{name: str(tmp_path / "file"), "TMPDIR": str(tmp_path)})
+        assert total == "8.0"
+        assert folder.startswith(str(tmp_path / "nanograd-kernels-"))
+        assert not Path(folder).exists(), "a temporary folder goes when the process does"
 
 
 def test_a_folder_of_the_user_s_choice_is_kept(tmp_path):
@@ -180,13 +182,17 @@ def test_no_compiler_outlives_its_run(code_folder, end):
             assert process.wait(timeout=30) != 0
 
 
-def test_a_full_disk_is_no_place_for_compiled_code(tmp_path, monkeypatch):
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_full_disk_is_no_place_for_compiled_code(chosen, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(compilation, "cache_folder", lambda: tmp_path / "full")
+    if chosen:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "full"))
     monkeypatch.setattr(compilation.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))
     monkeypatch.setattr(compilation.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "elsewhere"))
     compilation.code_folder.cache_clear()
     assert compilation.code_folder() == tmp_path / "elsewhere"
+    assert bool(caplog.records) == chosen
     compilation.code_folder.cache_clear()
 
 

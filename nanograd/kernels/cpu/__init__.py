@@ -8,6 +8,5 @@ from nanograd import backend
 from nanograd.kernels.compilation import code_folder
 
 numba_config: Any = numba.config  # its names are made at run time
-if not numba_config.CACHE_DIR:  # else the user has chosen a folder, with NUMBA_CACHE_DIR
-    numba_config.CACHE_DIR = str(code_folder())
+numba_config.CACHE_DIR = str(code_folder())
 backend.let_threads_sleep()
