@@ -70,7 +70,7 @@ def packed_attention(
     scale: float | None = None,
 ) -> Value:
     """Self-attention of H heads.   qkv (B, T, 3C), C = H · D: queries, keys, values, each head by head → (B, T, C)"""
-    if qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
+    if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         raise ValueError(f"qkv must be (B, T, 3 · n_heads · D), n_heads={n_heads}")
     q, k, v = _heads(qkv, 3, n_heads)
     p = _weights(xp, q, k, mask, causal, scale)

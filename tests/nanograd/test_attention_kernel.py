@@ -210,6 +210,7 @@ def test_what_it_cannot_do_is_left_to_the_formula():
         ([qkv[:0], None], {}),
     ]:
         assert packed.forward(np, *arrays, n_heads=2, causal=True, **options) is NotImplemented
+    assert packed.forward(np, qkv, None, n_heads=0, causal=True) is NotImplemented
     assert separate.forward(np, qkv, qkv, qkv[..., :3], None, causal=True) is NotImplemented
     assert separate.forward(np, qkv[:, -1:], qkv, qkv, None, causal=True) is NotImplemented
     assert separate.forward(np, qkv, qkv[:, :2], qkv[:, :2], None, causal=True) is NotImplemented

@@ -211,6 +211,7 @@ WRONG = [
         "packed_attention: ",
     ),
     (lambda: ops.packed_attention(zeros(2, 3, 10), None, n_heads=2, causal=False), ValueError, "n_heads=2.*10"),
+    (lambda: ops.packed_attention(zeros(2, 3, 12), None, n_heads=0, causal=False), ValueError, "n_heads=0.*12"),
 ]
 
 

@@ -35,7 +35,9 @@ def _packed_forward(
     scale: float | None = None,
 ) -> Any:
     drop = mask_of(dropout, dropout_key)
-    if (dropout and not drop) or not takes(qkv) or qkv.ndim != 3 or qkv.shape[-1] % (3 * n_heads):
+    if (dropout and not drop) or not takes(qkv):
+        return NotImplemented
+    if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         return NotImplemented
     (B, T, _), C = qkv.shape, qkv.shape[2] // 3
     if (seen := _keys_seen(mask, (B, n_heads), T)) is None:
