@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, exp, flat, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, ONE, PARALLEL, ZERO, exp, flat, rows, run, takes
 from nanograd.ops.activation import Gelu, gelu, relu, relu_squared, silu, swiglu
 from nanograd.primitive import Needs
 
@@ -21,33 +21,33 @@ U1, U3 = np.float32(2 * 0.7978845608028654), np.float32(2 * 0.035677408136300125
 THREE, SATURATED = np.float32(3), np.float32(10)  # for |x| > 10 the tanh form is x or 0, and its slope 1 or 0
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def relu_at(x: Any) -> Any:
     """max(x, 0), NaN for NaN, and its slope"""
     return (ZERO if x < ZERO else x), (ONE if x > ZERO else ZERO)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def relu_squared_at(x: Any) -> Any:
     """max(x, 0)², NaN for NaN, and its slope 2 max(x, 0)"""
     v = ZERO if x < ZERO else x
     return v * v, v + v
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _sigmoid(x: Any) -> Any:
     """1 / (1 + e⁻ˣ): for large −x it is 1/∞ = 0"""
     return ONE / (ONE + exp(-x))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def silu_at(x: Any) -> Any:
     """x σ(x), and its slope σ (1 + x (1 − σ))"""
     s = _sigmoid(x)
     return x * s, s * (ONE + x * (ONE - s))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def gelu_at(x: Any) -> Any:
     """x Φ(x), and its slope Φ + x φ,  φ = exp(−x²/2) / √(2π): one exponential for both"""
     bell = exp(-HALF * x * x)
@@ -56,14 +56,14 @@ def gelu_at(x: Any) -> Any:
     return x * cdf, cdf + x * bell * ROOT_2_PI
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _upper_tail(x: Any, bell: Any) -> Any:
     """1 − Φ(|x|) = ½ (A1 t + A2 t² + … + A5 t⁵) bell,  bell = exp(−x²/2),  to 0.8e-7. Abramowitz & Stegun 7.1.26"""
     t = ONE / (ONE + A0 * ROOT_HALF * abs(x))
     return HALF * bell * t * (A1 + t * (A2 + t * (A3 + t * (A4 + t * A5))))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def gelu_tanh_at(x: Any) -> Any:
     """x ½ (1 + tanh u) = x σ(2u),  u = √(2/π) (x + 0.044715 x³), and its slope σ (1 + x (1 − σ) 2u′)"""
     v = SATURATED if x > SATURATED else -SATURATED if x < -SATURATED else x

@@ -26,7 +26,7 @@ from nanograd.kernels.cpu.packing import (
     pack_panels,
     panel_size,
 )
-from nanograd.kernels.cpu.support import INNER, SERIAL
+from nanograd.kernels.cpu.support import INNER, INT_0, INT_1, SERIAL
 from nanograd.kernels.cpu.threads import for_each
 
 Shape: TypeAlias = tuple[int, int, int]  # M, K, N
@@ -126,8 +126,8 @@ def _multiply_part(
 ) -> None:
     """One part of out: all blocks of k, and in each all blocks of rows. From the second k on, out is a summand."""
     ks = even(shape[1], BLOCK_STEPS * depth(panels), depth(panels))
-    place = (0, 1, COLUMN_STRIDE) if a[2] else (0, ROW_STRIDE, 1)
-    so_far, nothing = (out[0], out[1], 1), (out[0], out[1], 0)
+    place = (INT_0, INT_1, COLUMN_STRIDE) if a[2] else (INT_0, ROW_STRIDE, INT_1)
+    so_far, nothing = (out[0], out[1], INT_1), (out[0], out[1], INT_0)
     for k in range(0, shape[1], ks):
         for i in range(part[0], part[1], BLOCK_ROWS):
             rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
@@ -159,8 +159,9 @@ def multiply_block(
         n = panel * TILE_COLUMNS
         columns, b = min(TILE_COLUMNS, shape[2] - n), panel * size + ks[0] // per_lane * TILE_COLUMNS
         for i in range(rows[0], rows[1], TILE_ROWS):
-            tile = (_at(out, i, n), out[1], min(TILE_ROWS, rows[1] - i), columns)
-            first_tile, second_tile = (_at(first, i, n), first[1], first[2]), (_at(second, i, n), second[1], second[2])
+            tile = (_at(out[0], out[1], i, n), out[1], min(TILE_ROWS, rows[1] - i), columns)
+            first_tile = (_at(first[0], first[1], i, n), first[1], first[2])
+            second_tile = (_at(second[0], second[1], i, n), second[1], second[2])
             a = (place[0] + (i - rows[0]) * place[1], place[1], place[2])
             multiply_tile(block, a, panels, b, steps, tile, first_tile, second_tile)
 
@@ -170,11 +171,11 @@ def multiply_lanes(a: Array, panels: Array, shape: Shape, part: Part, out: Store
     """One part of out = A B + first, where the rows of A are lanes already: read as they lie."""
     per_lane, stride = depth(panels), a.shape[1]
     ks = even(shape[1], BLOCK_STEPS * per_lane, per_lane)
-    so_far, nothing = (out[0], out[1], 1), (out[0], out[1], 0)
+    so_far, nothing = (out[0], out[1], INT_1), (out[0], out[1], INT_0)
     for k in range(0, shape[1], ks):
         for i in range(part[0], part[1], BLOCK_ROWS):
             rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
-            place, summands = (i * stride + k // per_lane, stride, 1), (so_far if k else first, nothing)
+            place, summands = (i * stride + k // per_lane, stride, INT_1), (so_far if k else first, nothing)
             multiply_block(a.reshape(-1), place, panels, shape, rows, (part[2], part[3]), (k, k_to), out, summands)
 
 
@@ -186,6 +187,6 @@ def even(length: int, longest: int, unit: int) -> int:
 
 
 @njit(**INNER)
-def _at(matrix: Stored, i: int, n: int) -> int:
+def _at(start: int, row_length: int, i: int, n: int) -> int:
     """The address of element (i, n)."""
-    return matrix[0] + 4 * (i * matrix[1] + n)
+    return start + 4 * (i * row_length + n)

@@ -19,12 +19,12 @@ from nanograd.kernels.cpu.blocking import Shape, Summand, multiply_lanes, part_o
 from nanograd.kernels.cpu.micro_kernel import TILE_COLUMNS
 from nanograd.kernels.cpu.packing import BLOCK_ROWS, Span
 from nanograd.kernels.cpu.softmax import LOWEST, finite_max
-from nanograd.kernels.cpu.support import ONE, SERIAL, ZERO, exp, maximum
+from nanograd.kernels.cpu.support import INNER, INT_1, ONE, SERIAL, ZERO, exp, maximum
 from nanograd.kernels.cpu.threads import for_each
 
 STRIP = 16  # panels of W whose logits are held at a time
 WIDTH = STRIP * TILE_COLUMNS
-STRIDE = WIDTH + LANES  # from row to row of the scratch: an odd number of cache lines
+STRIDE = np.int64(WIDTH + LANES)  # from row to row of the scratch: an odd number of cache lines
 FAR = np.float32(32)  # a sum below e³² is far from overflow, and above e⁻³² far from losing its digits
 REFERENCE, TOTAL, DRIFT, AT_TARGET = range(4)  # what `sums` holds for each row: r, Σ e, Σ (z − r), zₜ − r
 
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
     targets: Array  # (N,) int64
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def narrow(x: Array, lanes: Array) -> None:
     """The rows of x (N, C) in lanes (N, …), and zeros behind them: a left operand that needs no more packing."""
     for i in range(len(x)):
@@ -63,12 +63,12 @@ def exponentials(x: Array, layer: Layer, threads: int, scratch: Array, e: Array,
     for_each(_share, threads, (x, layer, threads, scratch, e, keep, sums))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _share(
     thread: int, x: Array, layer: Layer, threads: int, scratch: Array, e: Array, keep: bool, sums: Array
 ) -> None:
     """One thread's rows. If a logit is far from its row's first 512, which is seldom: again, with the true maxima."""
-    first, last, _, _ = part_of(thread, (threads, 1), layer.shape)
+    first, last, _, _ = part_of(thread, (threads, INT_1), layer.shape)
     narrow(x[first:last], layer.x[first:last])
     for attempt in range(3):
         _fill(layer, (first, last), attempt == 1, scratch[thread], e, -1 if keep else thread, sums)
@@ -76,7 +76,7 @@ def _share(
             break
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _fill(layer: Layer, rows: Span, seek: bool, scratch: Array, e: Array, spare: int, sums: Array) -> None:
     """These rows, strip by strip: the strip's panels of W stay in the cache for all of them."""
     for n in range(0, layer.shape[2], WIDTH):
@@ -91,7 +91,7 @@ def _fill(layer: Layer, rows: Span, seek: bool, scratch: Array, e: Array, spare:
                     _take(z, n, layer.targets[i], e[i if spare < 0 else spare], sums[:, i])
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _seek(z: Array, n: int, sums: Array) -> None:
     """REFERENCE = the true maximum"""
     m = sums[REFERENCE] if n else LOWEST
@@ -100,7 +100,7 @@ def _seek(z: Array, n: int, sums: Array) -> None:
     sums[REFERENCE] = m
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _take(z: Array, n: int, target: int, e: Array, sums: Array) -> None:
     """The logits of one row from column n on: into e, and into the sums."""
     if n == 0:
@@ -122,7 +122,7 @@ def _take(z: Array, n: int, target: int, e: Array, sums: Array) -> None:
         put(e, target, ZERO)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _logits(layer: Layer, rows: Span, n: int, scratch: Array) -> int:
     """At most WIDTH logits of these rows, from column n on; how many there were."""
     last = min(n + WIDTH, layer.shape[2])
@@ -132,7 +132,7 @@ def _logits(layer: Layer, rows: Span, n: int, scratch: Array) -> int:
     return last - n
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _some_far(sums: Array, rows: Span) -> bool:
     """Is some reference so far from the maximum that the sum is useless? (Or NaN: a second try does no harm.)"""
     far = False

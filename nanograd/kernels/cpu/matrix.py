@@ -12,7 +12,7 @@ from numba import njit
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.gemm import product
-from nanograd.kernels.cpu.support import SERIAL, first, n_blocks, numbers, run, takes
+from nanograd.kernels.cpu.support import INNER, SERIAL, first, n_blocks, numbers, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.matrix import linear, matmul
 from nanograd.primitive import Needs
@@ -105,7 +105,7 @@ def _sum_blocks(x: Array, partial: Array) -> None:
     for_each(_sum_block, len(partial), (x, partial))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _sum_block(block: int, x: Array, partial: Array) -> None:
     total = partial[block]
     for i in range(first(block, len(partial), len(x)), first(block + 1, len(partial), len(x))):

@@ -13,7 +13,7 @@ from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.activation import gelu_at, gelu_tanh_at, relu_at, relu_squared_at, silu_at
 from nanograd.kernels.cpu.gemm import product
 from nanograd.kernels.cpu.matrix import Into, add_partial_sums, as_rows, product_into, sum_into
-from nanograd.kernels.cpu.support import SERIAL, first, n_blocks, run, takes
+from nanograd.kernels.cpu.support import INNER, SERIAL, first, n_blocks, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.mlp import Activation, mlp
 from nanograd.primitive import Needs
@@ -31,7 +31,7 @@ def _bend(kind: int, u: Array, hidden: Array) -> None:
     for_each(_bend_block, blocks, (blocks, kind, u, hidden))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _bend_block(block: int, blocks: int, kind: int, u: Array, hidden: Array) -> None:
     F = hidden.shape[1]
     for i in range(first(block, blocks, len(u)), first(block + 1, blocks, len(u))):
@@ -66,7 +66,7 @@ def _bend_backward(kind: int, d: Array, u: Array, hidden: Array, du: Array, sums
     for_each(_bend_backward_block, len(sums), (kind, d, u, hidden, du, sums))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
     (N, F), blocks, total = d.shape, len(sums), sums[block]
     for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
@@ -98,7 +98,7 @@ def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Arra
             total[j] += di[j]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _swiglu_backward_row(d: Array, u: Array, hidden: Array, du: Array) -> None:
     F = len(d)
     gate, up, dgate, dup = u[:F], u[F:], du[:F], du[F:]

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import ONE, SERIAL, ZERO, first, n_blocks, numbers, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, ONE, SERIAL, ZERO, first, n_blocks, numbers, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.normalization import layer_norm, rms_norm
 from nanograd.primitive import Needs
@@ -26,13 +26,13 @@ def _layer_norm(x: Array, weight: Array, bias: Array, eps: Any, y: Array, mean: 
     for_each(_layer_norm_block, n_tasks(len(x)), (x, weight, bias, eps, y, mean, r))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def n_tasks(n: int) -> int:
     """Into how many tasks to cut n rows of which each is finished by itself."""
     return (n + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _layer_norm_block(
     task: int, x: Array, weight: Array, bias: Array, eps: Any, y: Array, mean: Array, r: Array
 ) -> None:
@@ -51,7 +51,7 @@ def _layer_norm_block(
         mean[i], r[i] = m, ri
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _layer_norm_slope(dy: Array, x: Array, weight: Array, m: Any, r: Any, dx: Array, add: bool) -> None:
     """One row: dx = r (dn − ⟨dn⟩ − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = (x − m) r; on top of what dx holds if `add`"""
     C = len(x)
@@ -74,7 +74,7 @@ def _layer_norm_backward(
     for_each(_layer_norm_backward_block, len(dweight), (dy, x, weight, mean, r, dx, add, dweight, dbias))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _layer_norm_backward_block(
     block: int,
     dy: Array,
@@ -102,7 +102,7 @@ def _rms_norm(x: Array, weight: Array, eps: Any, y: Array, r: Array) -> None:
     for_each(_rms_norm_block, n_tasks(len(x)), (x, weight, eps, y, r))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _rms_norm_block(task: int, x: Array, weight: Array, eps: Any, y: Array, r: Array) -> None:
     N, C = x.shape
     for i in range(task * ROWS_PER_BLOCK, min(N, (task + 1) * ROWS_PER_BLOCK)):
@@ -116,7 +116,7 @@ def _rms_norm_block(task: int, x: Array, weight: Array, eps: Any, y: Array, r: A
         r[i] = ri
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _rms_norm_slope(dy: Array, x: Array, weight: Array, r: Any, dx: Array, add: bool) -> None:
     """One row: dx = r (dn − n ⟨dn ⊙ n⟩),  dn = dy ⊙ w,  n = x r; on top of what dx holds if `add`"""
     C = len(x)
@@ -135,7 +135,7 @@ def _rms_norm_backward(dy: Array, x: Array, weight: Array, r: Array, dx: Array, 
     for_each(_rms_norm_backward_block, len(dweight), (dy, x, weight, r, dx, add, dweight))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _rms_norm_backward_block(
     block: int, dy: Array, x: Array, weight: Array, r: Array, dx: Array, add: bool, dweight: Array
 ) -> None:

@@ -28,7 +28,7 @@ from nanograd.kernels.cpu.packing import (
     interleave_rows,
     pack_panels,
 )
-from nanograd.kernels.cpu.support import SERIAL, aligned_empty, numbers
+from nanograd.kernels.cpu.support import INNER, INT_0, INT_1, SERIAL, aligned_empty, numbers
 from nanograd.kernels.cpu.threads import for_each
 
 ROWS_AT_ONCE = 2 * TILE_ROWS  # chunks are whole multiples of this: two threads have the same number of tiles
@@ -134,12 +134,12 @@ def input_gradient(e: Array, panels: Array, weight: Array, rows: Rows, grid: Gri
     for_each(_input_share, grid[0] * grid[1], (e, panels, weight, rows, grid, dx))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _input_share(number: int, e: Array, panels: Array, weight: Array, rows: Rows, grid: Grid, dx: Array) -> None:
     N, C = dx.shape
-    shape, out = (N, len(weight), C), (dx.ctypes.data, C)
+    shape, out = (N, len(weight), C), (np.int64(dx.ctypes.data), C)
     part = part_of(number, grid, shape)
-    multiply_lanes(e, panels, shape, part, out, (out[0], C, 0))
+    multiply_lanes(e, panels, shape, part, out, (out[0], C, INT_0))
     for i in range(part[0], part[1]):
         for j in range(part[2] * TILE_COLUMNS, min(part[3] * TILE_COLUMNS, C)):
             dx[i, j] = dx[i, j] * rows.factors[i] + rows.corrections[i] * weight[rows.targets[i], j]
@@ -155,13 +155,13 @@ def weight_gradient(
     for_each(_weight_share, parts, (e, x, rows, panels, blocks, grid, dweight, add))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _pack_share(share: int, scaled: Array, panels: Array, shares: int) -> None:
     N, C = scaled.shape
-    pack_panels((scaled.ctypes.data, C, 0), N, C, panels, share, shares)
+    pack_panels((np.int64(scaled.ctypes.data), C, INT_0), N, C, panels, share, shares)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _weight_share(
     number: int,
     e: Array,
@@ -175,24 +175,24 @@ def _weight_share(
 ) -> None:
     (N, C), V = x.shape, len(dweight)
     part = part_of(number, grid, (V, N, C))
-    _multiply_turned(e, panels, blocks[number], (V, N, C), part, (dweight.ctypes.data, C, int(add)))
+    _multiply_turned(e, panels, blocks[number], (V, N, C), part, (np.int64(dweight.ctypes.data), C, int(add)))
     _add_targets(x, rows, part, dweight)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _multiply_turned(e: Array, panels: Array, block: Array, shape: Shape, part: Part, out: Summand) -> None:
     """One part of out [+]= eᵀ B."""
     ks = even(shape[1], BLOCK_STEPS * depth(panels), depth(panels))
-    to, so_far, nothing = (out[0], out[1]), (out[0], out[1], 1), (out[0], out[1], 0)
+    to, so_far, nothing = (out[0], out[1]), (out[0], out[1], INT_1), (out[0], out[1], INT_0)
     for k in range(0, shape[1], ks):
         for i in range(part[0], part[1], BLOCK_ROWS):
             rows, k_to = (i, min(i + BLOCK_ROWS, part[1])), min(k + ks, shape[1])
             _pack_turned(e, rows, (k, k_to), block)
-            place, summands = (0, 1, COLUMN_STRIDE), (so_far if k else out, nothing)
+            place, summands = (INT_0, INT_1, COLUMN_STRIDE), (so_far if k else out, nothing)
             multiply_block(block, place, panels, shape, rows, (part[2], part[3]), (k, k_to), to, summands)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _pack_turned(e: Array, columns: Span, ks: Span, block: Array) -> None:
     """These columns of e become rows of a block, whose steps are e's rows."""
     lanes, per_lane = e.reshape(-1), depth(block)
@@ -203,7 +203,7 @@ def _pack_turned(e: Array, columns: Span, ks: Span, block: Array) -> None:
             interleave_rows(lanes, source + i, stride, ks[1] - k, block, target + i)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _add_targets(x: Array, rows: Rows, part: Part, dweight: Array) -> None:
     """In the order of the rows: two of them may have the same target."""
     for i in range(len(x)):
@@ -221,7 +221,7 @@ def bias_gradient(e: Array, rows: Rows, dbias: Array) -> None:
         dbias[rows.targets[i]] += rows.corrections[i]
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _bias_share(strip: int, e: Array, factors: Array, dbias: Array) -> None:
     first = strip * _COLUMNS
     total = dbias[first : first + _COLUMNS]

@@ -8,6 +8,7 @@ block keeps whatever was there, for those sums are never written out.
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from llvmlite import ir
 from numba import njit
 from numba.np.numpy_support import carray
@@ -34,9 +35,9 @@ from nanograd.kernels.cpu.support import INNER, SERIAL
 
 BLOCK_ROWS = 120  # 10 tiles: a block of A fills 500 KiB at most, half of the second-level cache
 BLOCK_STEPS = 1024  # most products need one block of k: out is written once, and never read
-ROW_STRIDE = BLOCK_STEPS + 16  # 65 cache lines: as that is odd, the rows of a tile lie in different sets of the cache
-COLUMN_STRIDE = BLOCK_ROWS + 24  # 9 cache lines
-BLOCK_SIZE = max(BLOCK_ROWS * ROW_STRIDE, BLOCK_STEPS * COLUMN_STRIDE)
+ROW_STRIDE = np.int64(BLOCK_STEPS + 16)  # 65 cache lines: an odd number, so the rows of a tile lie in different sets
+COLUMN_STRIDE = np.int64(BLOCK_ROWS + 24)  # 9 cache lines
+BLOCK_SIZE = int(max(BLOCK_ROWS * ROW_STRIDE, BLOCK_STEPS * COLUMN_STRIDE))
 _GROUP = 16  # steps of B packed for one panel after the other: few enough pages for the address cache
 
 Stored: TypeAlias = tuple[int, int]  # a matrix in memory: its address, and from row to row in float32

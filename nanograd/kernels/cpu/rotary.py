@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import SERIAL, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, SERIAL, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.rotary import Layout, check, check_packed, cos_and_sin, packed_rotary, rotary
 from nanograd.primitive import Needs
@@ -29,7 +29,7 @@ def _turn_halves(x: Array, places: Array, table: Array, sign: Any, heads: int, D
     for_each(_turn_halves_of_rows, (len(x) + ROWS - 1) // ROWS, (x, places, table, sign, heads, D, y))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _turn_halves_of_rows(
     task: int, x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array
 ) -> None:
@@ -51,7 +51,7 @@ def _turn_pairs(x: Array, places: Array, table: Array, sign: Any, heads: int, D:
     for_each(_turn_pairs_of_rows, (len(x) + ROWS - 1) // ROWS, (x, places, table, sign, heads, D, y))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def _turn_pairs_of_rows(
     task: int, x: Array, places: Array, table: Array, sign: Any, heads: int, D: int, y: Array
 ) -> None:

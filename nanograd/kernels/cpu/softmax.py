@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, exp, maximum, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, ONE, PARALLEL, ZERO, exp, maximum, rows, run, takes
 from nanograd.ops.loss import cross_entropy
 from nanograd.ops.softmax import log_softmax, softmax
 from nanograd.primitive import Needs
@@ -17,7 +17,7 @@ from nanograd.primitive import Needs
 LOWEST = np.float32(-np.inf)
 
 
-@njit(**SERIAL)
+@njit(**INNER)
 def finite_max(x: Array) -> Any:
     """max x, and 0 where it is infinite or NaN: x minus it is never ∞ − ∞, and a NaN reaches the sum in any case"""
     m = LOWEST

@@ -30,6 +30,8 @@ INNER: dict[str, Any] = {**SERIAL, "no_cpython_wrapper": True}
 PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
 
 ONE, ZERO = np.float32(1), np.float32(0)  # in a kernel 1 and 1.0 are 64 bits wide, and so is all they touch
+# In a tuple for another kernel. To Numba 0 and 1 are types of their own, for which it would compile that kernel again.
+INT_0, INT_1 = np.int64(0), np.int64(1)
 GRAIN = 1 << 14  # numbers; with less to do, waking another thread takes longer than the work
 LINE = 16  # float32 numbers in a cache line, and in the longest vector
 BLOCKS = 32  # at most as many partial sums over rows, whatever the number of threads
