@@ -19,6 +19,7 @@ def recompute(module: Module, *inputs: Any) -> Tensor:
 
     inputs  tensors, and whatever else the module takes (a mask): between forward and backward nobody may write to
             them, nor to the module's parameters
+    A parameter that is used outside of the module too adds its shares in another order: there, up to rounding.
     Backward draws the same dropout masks again, and leaves the module in the mode it finds it in. Inside `no_grad`, and
     so inside another recomputed module's first forward, there is nothing to keep: this is module(*inputs) alone.
     """
