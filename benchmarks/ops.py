@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import op_subjects, turns
 from benchmarks.op_subjects import SUBJECTS, Run, Subject
 from benchmarks.turns import Answer, ask, milliseconds
-from nanograd import terminal
+from nanograd import kernels, terminal
 
 CALLS = 4  # in a turn; the first only brings the arrays back into the cache
 Times = dict[tuple[int, str], list[float]]  # (number of the subject, contestant) → milliseconds
@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 def prepare(contestant: str, threads: int) -> Answer:
     """A contestant's process: for a subject's number it runs it CALLS times and answers milliseconds."""
-    from nanograd import backend, kernels
+    from nanograd import backend
 
     backend.keep_freed_memory()
     if contestant == "torch":
@@ -137,7 +137,7 @@ def show(found: list[Record], contestants: list[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, append."""
+    """Measure, print, append. Raises ValueError if the environment keeps the twins off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant (default 15)")
     names = [subject.name for subject in SUBJECTS]
@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.threads < 1:
         parser.error(f"--rounds {options.rounds} and --threads {options.threads} must be 1 or more")
+    if not kernels.wanted():
+        raise ValueError("NANOGRAD_KERNELS=0 keeps the twins off that are to be measured: unset it")
     turns.check_appendable(options.json)
     turns.set_threads(options.threads)
     contestants = ["formula", "twin", *(["torch"] if turns.is_installed("torch") else [])]

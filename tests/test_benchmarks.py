@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks.ops
 from benchmarks import context, engines, op_subjects, precision, steps_picture, train_step
 from nanograd import kernels, ops, terminal
 from nanograd.primitive import Primitive
@@ -310,6 +311,12 @@ def test_pytorch_has_the_same_task(subject):
     assert theirs.shape == y.shape
     if "dropout" not in subject.name:
         np.testing.assert_allclose(y, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_twins_that_are_kept_off_are_not_measured(monkeypatch):
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")
+    with pytest.raises(ValueError, match="NANOGRAD_KERNELS=0"):
+        benchmarks.ops.main(["--only", "relu", "--rounds", "1"])
 
 
 def test_operations_are_compared(tmp_path):
