@@ -162,12 +162,7 @@ class Run:
             with part("data"):
                 inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
             loss += self.backward(inputs, targets) / config.accumulate
-        try:
-            with part("gradient norm"):
-                grad_norm, scale = clip_scale(self.parameters, config.optim.clip_norm or math.inf)
-        except NonFiniteGradientError:
-            kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
-            raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
+        grad_norm, scale = self._clip(step, loss)
         lr = warmup_cosine(
             step - 1,
             peak=config.optim.lr,
@@ -187,6 +182,15 @@ class Run:
             "tokens": step * tokens,
             "tokens_per_second": tokens / seconds,
         }
+
+    def _clip(self, step: int, loss: float) -> tuple[float, float]:
+        """The gradients' norm, and what to scale them by; raises ValueError if they are no numbers."""
+        try:
+            with part("gradient norm"):
+                return clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
+        except NonFiniteGradientError:
+            kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
+            raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
 
     def backward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Add one micro-batch's share to the gradients; returns its loss."""
