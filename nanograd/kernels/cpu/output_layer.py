@@ -92,7 +92,7 @@ class _Head:
         self.forth = prepack(weight, transpose=True).panels
         self.back = prepack(weight).panels if back else None
         self.e = _room_for_lanes(step if back else self.threads, len(weight), self.lanes)
-        self.scratch = aligned_empty((self.threads, BLOCK_ROWS, STRIDE))
+        self.scratch = aligned_empty((self.threads, BLOCK_ROWS, int(STRIDE)))
 
     def exponentials(self, x: Array, t: Array, constants: Constants, losses: Array) -> Rows:
         """Fill `losses` and self.e."""
