@@ -13,7 +13,6 @@ each setting is the part of the layout that does the same thing.
     a word list without merges      model "LongestMatch"     ⎭ file rather than give other ids
 """
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
