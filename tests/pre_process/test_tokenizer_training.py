@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -213,9 +214,8 @@ def test_progress_of_counting_and_of_merging() -> None:
 
 def test_when_compiled_code_is_used(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(kernels, "_ready", set())
-    monkeypatch.setattr(kernels, "SMALL", 50)
-    monkeypatch.setattr(kernels, "LARGE", 1000)
+    for name, value in (("_ready", set()), ("_in_blocks", Counter()), ("SMALL", 50), ("LARGE", 1000)):
+        monkeypatch.setattr(kernels, name, value)
     assert [kernels.compiled_pays("train", n) for n in (999, 1000)] == [False, True]
     kernels.cache_folder().mkdir(parents=True)
     with kernels.compiling("train") as is_first:
@@ -227,6 +227,16 @@ def test_when_compiled_code_is_used(monkeypatch, tmp_path) -> None:
         assert not is_first
     monkeypatch.setenv("NANOGRAD_KERNELS", "0")
     assert not kernels.compiled_pays("train", 1 << 40)
+
+
+def test_a_large_text_in_blocks_is_a_large_text(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("NANOGRAD_KERNELS", raising=False)
+    for name, value in (("_ready", set()), ("_in_blocks", Counter()), ("SMALL", 50), ("LARGE", 1000)):
+        monkeypatch.setattr(kernels, name, value)
+    assert not any(kernels.compiled_pays("encode", 49) for _ in range(100))  # prompts, not a corpus
+    assert [kernels.compiled_pays("encode", 400) for _ in range(4)] == [False, False, True, True]
+    assert not kernels.compiled_pays("decode", 400)
 
 
 def test_what_is_interrupted_counts_as_not_compiled(monkeypatch, tmp_path) -> None:

@@ -28,6 +28,7 @@ import hashlib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -39,10 +40,17 @@ LARGE = 10_000_000  # bytes; Python takes longer for them than compiling does
 
 _log = logging.getLogger(__name__)
 _ready: set[str] = set()  # the parts that this process has loaded
+_in_blocks: Counter[str] = Counter()  # bytes that came in blocks of at least SMALL, part by part
 
 
 def compiled_pays(part: Part, n_bytes: int) -> bool:
-    """Should `part` of the work be done by compiled code, for a text of `n_bytes`?"""
+    """Should `part` of the work be done by compiled code, for a text of `n_bytes`?
+
+    Large files come in blocks: those that were done in Python count, or compiling would never pay for any of them.
+    """
+    if n_bytes >= SMALL:
+        _in_blocks[part] += n_bytes
+        n_bytes = _in_blocks[part]
     return n_bytes >= worth_compiling(part)
 
 
