@@ -284,6 +284,19 @@ def test_threads_may_share_an_encoder() -> None:
     assert len(encoder._idle) <= 4
 
 
+def test_a_ruled_line_as_a_token_is_no_reason_to_do_without() -> None:
+    """A vocabulary for a text with long lines of "=" has tokens of thousands of bytes; it stays a quick one."""
+    lengths = [1 << e for e in range(1, 13)]
+    tokens = (*BYTES_IN_ORDER, *(b"=" * n for n in lengths))
+    first = tokens.index(b"=")
+    vocabulary = Vocabulary(tokens, ((first, first), *((255 + e, 255 + e) for e in range(1, 12))), {}, "byte")
+    assert fits(vocabulary)
+    assert merges_of(vocabulary).in_order
+    encoder = CompiledEncoder(vocabulary, "gpt2", greedy=False)
+    assert encoder.encode(["=" * 5001]).ids.tolist() == apply_merges([first] * 5001, vocabulary.ranks)
+    assert not fits(Vocabulary((*tokens, b"=" * (1 << 15)), (), {}, "byte"))
+
+
 def test_what_does_not_fit_into_the_tables_is_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = texts.trained("gpt2").vocabulary
     assert fits(vocabulary)
