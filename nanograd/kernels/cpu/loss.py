@@ -8,14 +8,15 @@ its own gradient and adds up dx, dW and db. That saves one product of four, and 
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.cpu_features import has_avx512
 from nanograd.kernels.cpu.gemm import product
 from nanograd.kernels.cpu.output_layer import losses_and_gradients
 from nanograd.kernels.cpu.softmax import finite_max
-from nanograd.kernels.cpu.support import ONE, PARALLEL, SERIAL, ZERO, aligned_empty, exp, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, ONE, SERIAL, ZERO, aligned_empty, exp, rows, run, takes
+from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.loss import linear_cross_entropy
 from nanograd.primitive import Needs
 from nanograd.tensor import ADDED, is_recording
@@ -26,16 +27,20 @@ FEWEST_ROWS = 256  # but so many rows at least, because each chunk reads and wri
 Into = tuple[Array | None, ...]
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _losses_and_slopes(
     z: Array, t: Array, smoothing: Any, z_loss: Any, share: Any, losses: Array, slopes: bool
 ) -> None:
     """Row by row: the loss and, if `slopes`, share times its gradient in the place of z."""
-    for i in prange(len(z)):
-        losses[i] = _loss_and_slope(z[i], t[i], smoothing, z_loss, share, slopes)
+    for_each(_row, len(z), (z, t, smoothing, z_loss, share, losses, slopes))
 
 
-@njit(**SERIAL)
+@njit(**INNER)
+def _row(i: int, z: Array, t: Array, smoothing: Any, z_loss: Any, share: Any, losses: Array, slopes: bool) -> None:
+    losses[i] = _loss_and_slope(z[i], t[i], smoothing, z_loss, share, slopes)
+
+
+@njit(**INNER)
 def _loss_and_slope(z: Array, target: int, smoothing: Any, z_loss: Any, share: Any, slope: bool) -> Any:
     """ℓ − (1 − ε) zₜ − ε ⟨z⟩ + ζ ℓ²,  ℓ = ln Σ exp z;   z ← share ((1 + 2 ζ ℓ) softmax(z) − (1 − ε) onehot(t) − ε/V)"""
     V, m, mean, total = np.float32(len(z)), finite_max(z), ZERO, ZERO
@@ -57,13 +62,17 @@ def _loss_and_slope(z: Array, target: int, smoothing: Any, z_loss: Any, share: A
     return log_total - (ONE - smoothing) * at_target - smoothing * mean + z_loss * log_sum * log_sum
 
 
-@njit(**PARALLEL)
+@njit(**SERIAL)
 def _add_scaled(total: Array, x: Array, factor: Any) -> None:
     """total += factor · x"""
-    for i in prange(len(total)):
-        place, row = total[i], x[i]
-        for j in range(len(row)):
-            place[j] += factor * row[j]
+    for_each(_add_scaled_row, len(total), (total, x, factor))
+
+
+@njit(**INNER)
+def _add_scaled_row(i: int, total: Array, x: Array, factor: Any) -> None:
+    place, row = total[i], x[i]
+    for j in range(len(row)):
+        place[j] += factor * row[j]
 
 
 def _forward(
