@@ -142,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plot is not None:
         print(draw(options.plot))
         return 0
+    turns.check_kernels()
     turns.check_appendable(options.json)
     turns.set_threads(options.threads)
     contexts = [T for T in CONTEXTS if options.tokens % T == 0]

@@ -147,8 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.threads < 1:
         parser.error(f"--rounds {options.rounds} and --threads {options.threads} must be 1 or more")
-    if not kernels.wanted():
-        raise ValueError("NANOGRAD_KERNELS=0 keeps the twins off that are to be measured: unset it")
+    turns.check_kernels()
     turns.check_appendable(options.json)
     turns.set_threads(options.threads)
     contestants = ["formula", "twin", *(["torch"] if turns.is_installed("torch") else [])]

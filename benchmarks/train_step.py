@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plot is not None:
         print(draw(options.plot))
         return 0
+    turns.check_kernels()
     turns.check_appendable(options.json)
     precisions = list(OURS) if options.precision == "both" else [options.precision]
     for precision in precisions:

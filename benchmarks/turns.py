@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from nanograd import backend
+
 Answer = Callable[[Any], Any]  # question → answer
 THREADS = (
     "OMP_NUM_THREADS",
@@ -115,6 +117,12 @@ def machine() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def check_kernels() -> None:
+    """Raise ValueError where formulas would be measured under the name of the kernels."""
+    if not backend.kernels_allowed():
+        raise ValueError("NANOGRAD_KERNELS=0 or NUMBA_DISABLE_JIT=1 keeps the kernels off that are to be measured")
 
 
 def check_appendable(path: Path | None) -> None:

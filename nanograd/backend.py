@@ -27,10 +27,15 @@ def kernels_enabled() -> bool:
     return _use_kernels
 
 
+def kernels_allowed() -> bool:
+    """False if NANOGRAD_KERNELS=0 in the environment keeps all twins off, or NUMBA_DISABLE_JIT=1 the compiler."""
+    return os.environ.get("NANOGRAD_KERNELS") != "0" and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 def use_kernels(wanted: bool) -> bool:
-    """Switch all twins on or off; returns how it was. NANOGRAD_KERNELS=0 in the environment keeps them off."""
+    """Switch all twins on or off, as far as they are allowed; returns how it was."""
     global _use_kernels
-    before, _use_kernels = _use_kernels, wanted and os.environ.get("NANOGRAD_KERNELS") != "0"
+    before, _use_kernels = _use_kernels, wanted and kernels_allowed()
     return before
 
 

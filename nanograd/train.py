@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare={"--profile": ""})
     terminal.configure_logging()
     backend.check_device(config.device)
-    check_trace_path(config.profile)
     kernels.check_matmul_precision(config.matmul_precision, config.device)
     backend.keep_freed_memory()
     if config.dry_run:
@@ -51,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with run_folder(config.out, preset=config.preset) as out:
         terminal.configure_logging(out / "train.log")
+        check_trace_path(config.profile)  # it may lie in the run folder
         with compiled_kernels(config):
             prepared = prepare(config, terminal.progress_bar)
         return Run(config, prepared, out).train()
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
-    if config.device != "cpu" or not kernels.wanted():
+    if config.device != "cpu" or not backend.kernels_allowed():
         yield
         return
     compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode(), config.matmul_precision)

@@ -49,7 +49,7 @@ def twins() -> Iterator[None]:
     """Compiled twins run in this test; elsewhere the formulas do. Skipped where NANOGRAD_KERNELS=0 keeps them off."""
     from nanograd import backend, kernels
 
-    if not kernels.wanted():
+    if not backend.kernels_allowed():
         pytest.skip("NANOGRAD_KERNELS=0 keeps the compiled twins off")
     before = backend.kernels_enabled()
     kernels.load()

@@ -5,26 +5,20 @@ they can. The first run on a machine compiles them (compilation.py); the compile
 """
 
 import importlib
-import os
 from typing import Literal
 
 from nanograd import backend
 from nanograd.kernels.compilation import PARTS, compile_elsewhere
 
-__all__ = ["check_matmul_precision", "compile_elsewhere", "load", "wanted"]
-
-
-def wanted() -> bool:
-    """False if NANOGRAD_KERNELS=0 in the environment keeps all twins off."""
-    return os.environ.get("NANOGRAD_KERNELS") != "0"
+__all__ = ["check_matmul_precision", "compile_elsewhere", "load"]
 
 
 def check_matmul_precision(name: str, device: str) -> None:
     """Raise ValueError, in one line that says what to do, unless `device` can multiply matrices in this precision."""
     if name == "bf16" and device != "cpu":
         raise ValueError(f"matmul precision bf16 is for the CPU, not for device {device!r}: use float32")
-    if name == "bf16" and not wanted():
-        raise ValueError("matmul precision bf16 needs the kernels, but NANOGRAD_KERNELS=0 keeps them off: use float32")
+    if name == "bf16" and not backend.kernels_allowed():
+        raise ValueError("matmul precision bf16 needs the kernels, which the environment keeps off: use float32")
     if name != "float32":
         from nanograd.kernels.cpu.gemm import check_precision
 
@@ -32,11 +26,13 @@ def check_matmul_precision(name: str, device: str) -> None:
 
 
 def load(matmul_precision: Literal["float32", "bf16"] | None = None, *, part: str | None = None) -> None:
-    """Import the twins and switch them on, unless NANOGRAD_KERNELS=0 says otherwise.
+    """Import the twins and switch them on, unless the environment says otherwise (backend.kernels_allowed).
 
     matmul_precision  what products compute in from now on; None leaves that as it is. Raises ValueError for bf16 where
     the CPU lacks it.   part  one of compilation.PARTS: only those twins, for a process that compiles no others
     """
+    if not backend.kernels_allowed():
+        return
     for name in PARTS[part] if part else [name for names in PARTS.values() for name in names]:
         importlib.import_module(f"nanograd.kernels.cpu.{name}")
     if matmul_precision is not None:
