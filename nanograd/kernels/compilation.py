@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,13 @@ class Compilation:
     def __init__(self, commands: dict[str, list[str]]) -> None:
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(code_folder())}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self.processes = {
-            part: subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
-            for part, command in commands.items()
-        }
+        self.processes: dict[str, Any] = {}  # of subprocess.Popen
+        try:
+            for part, command in commands.items():
+                self.processes[part] = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+        except OSError:
+            self.kill()  # the first, if it is the second that could not be started
+            raise
 
     def wait(self) -> None:
         """Until all have ended. What one of them could not compile is compiled here, when it is first needed."""

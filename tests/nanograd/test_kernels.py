@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,20 @@ def test_no_process_for_a_compiler_stops_nothing(code_folder, caplog, monkeypatc
     monkeypatch.setattr(compilation.subprocess, "Popen", no_more)
     assert kernels.compile_elsewhere(SMALLEST, "float32") is None
     assert "temporarily unavailable" in caplog.text
+
+
+def test_where_only_one_process_can_be_started_it_is_ended(code_folder, monkeypatch):
+    start, started = subprocess.Popen, []
+
+    def only_one(*arguments, **settings):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(start(*arguments, **settings))
+        return started[0]
+
+    monkeypatch.setattr(compilation.subprocess, "Popen", only_one)
+    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    assert started[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("end", ["kill", "forget"])
