@@ -32,6 +32,7 @@ def load(matmul_precision: Literal["float32", "bf16"] | None = None, *, part: st
     the CPU lacks it.   part  one of compilation.PARTS: only those twins, for a process that compiles no others
     """
     if not backend.kernels_allowed():
+        backend.use_kernels(False)
         return
     for name in PARTS[part] if part else [name for names in PARTS.values() for name in names]:
         importlib.import_module(f"nanograd.kernels.cpu.{name}")
