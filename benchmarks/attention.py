@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.turns import settle, wake_up
+
 CONTEXTS = 64, 128, 256, 512, 1024, 2048, 4096
 LONGEST_FOR_THE_FORMULA = 1024  # beyond, its T × T matrices fill the memory of a small machine
-CALLS = 3  # in a turn; the first only brings the arrays back into the cache
+CALLS = 2  # in a turn
 Times = dict[tuple[int, str], list[float]]  # (T, contestant) → milliseconds
 
 
@@ -86,7 +88,8 @@ def serve(contestant: str, sizes: Sizes, threads: int, connection: Connection) -
         backend.keep_freed_memory()
     while (T := connection.recv()) is not None:
         run = prepare(contestant, sizes, T)
-        connection.send([_milliseconds(run) for _ in range(CALLS)][1:])
+        wake_up(run)
+        connection.send([_milliseconds(run) for _ in range(CALLS)])
 
 
 def _milliseconds(run: Callable[[], Any]) -> float:
@@ -105,6 +108,7 @@ def measure(contestants: list[str], sizes: Sizes, rounds: int, threads: int) -> 
     times: Times = {turn: [] for turn in turns}
     for _ in range(rounds):
         for T, contestant in turns:
+            settle()
             lines[contestant].send(T)
             times[T, contestant] += lines[contestant].recv()
     for line in lines.values():
@@ -138,7 +142,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(arguments.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for all: the contestants whose turn it isn't must not spin
     contestants = ["formula", "twin", *(["torch"] if find_spec("torch") else [])]
     sizes = Sizes(arguments.tokens, arguments.heads, arguments.width)
     show(measure(contestants, sizes, arguments.rounds, arguments.threads), contestants, sizes)

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import settle, wake_up
+
 LAYERS = {  # tokens, in, out
     "width 256: query, key, value": (2048, 256, 768),
     "width 256: up": (2048, 256, 1024),
@@ -37,7 +39,7 @@ LAYERS = {  # tokens, in, out
 }
 KINDS = ("forward", "input gradient", "weight gradient")
 PEAK = ("peak", "peak")
-CALLS = 5  # in a turn; the first only brings the arrays back into the cache
+CALLS = 4  # in a turn
 Subject = tuple[str, str]  # layer, kind
 Run = Callable[[], Any]
 
@@ -157,7 +159,8 @@ def serve(contestant: str, threads: int, precision: str, connection: Connection)
         if subject not in runs:
             runs[subject] = prepare(contestant, subject, precision)
             runs[subject]()
-        connection.send([_seconds(runs[subject]) for _ in range(CALLS)][1:])
+        wake_up(runs[subject])
+        connection.send([_seconds(runs[subject]) for _ in range(CALLS)])
 
 
 def _seconds(run: Run) -> float:
@@ -178,6 +181,7 @@ def measure(
     times: dict[tuple[Subject, str], list[float]] = {turn: [] for turn in turns}
     for _ in range(rounds):
         for subject, contestant in turns:
+            settle()
             lines[contestant].send(subject)
             times[subject, contestant] += lines[contestant].recv()
     for line in lines.values():

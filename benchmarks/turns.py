@@ -19,6 +19,8 @@ from typing import Any
 
 from nanograd import backend
 
+SETTLE = 0.1  # seconds before each turn: idle threads spin for a while (OpenBLAS's for a fiftieth of a second)
+WAKE_UP = 0.05  # seconds of work before what is short is timed
 Answer = Callable[[Any], Any]  # question → answer
 THREADS = (
     "OMP_NUM_THREADS",
@@ -72,6 +74,7 @@ Lines = dict[str, Connection]
 
 def ask(contestant: str, line: Connection, question: Any) -> Any:
     """The contestant's answer. Raises ContestantError if its process fails."""
+    settle()
     try:
         line.send(question)
         error, answer = line.recv()
@@ -82,6 +85,18 @@ def ask(contestant: str, line: Connection, question: Any) -> Any:
     if error is not None:
         raise ContestantError(f"{contestant}: {error}")
     return answer
+
+
+def settle() -> None:
+    """Wait until the threads of the contestant before sleep, or they would take the next one's cores."""
+    time.sleep(SETTLE)
+
+
+def wake_up(run: Callable[[], Any]) -> None:
+    """Run it for a while, untimed: a virtual machine's core that slept is slow to come back, some 20 ms and more."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < WAKE_UP:
+        run()
 
 
 def _serve(prepare: Callable[..., Answer], arguments: tuple[Any, ...], line: Connection) -> None:
