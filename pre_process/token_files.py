@@ -6,9 +6,8 @@ goes on behind it. Which document lies in which shard depends on the documents a
 """
 
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,12 @@ from pre_process.token_shards import (
     read_manifest,
     shard_path,
 )
-from pre_process.token_splits import Documents, SplitPlan, plan_split, utf8
+from pre_process.token_splits import Documents, SplitPlan, plan_split, read_ahead, utf8
 
 if TYPE_CHECKING:
     from pre_process.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 26  # of training, then a new pair of shards begins: 128 MiB of 16-bit ids
-BATCH_BYTES = 1 << 23  # of text that is encoded together
 
 Progress = Callable[[int, int], None]
 
@@ -108,14 +106,15 @@ def _write(
     progress: Progress | None,
 ) -> Manifest:
     """All shards, in `partial`. What an error leaves there is what a later call can continue, or nothing."""
-    state = _resume(partial, made_by)
+    state, keys = _resume(partial, made_by), None
     try:
         if state is None:
-            state = State(made_by, plan_split(documents, made_by[3]))
+            plan, keys = plan_split(documents, made_by[3])
+            state = State(made_by, plan)
             partial.mkdir()
             _save(partial, state)
         dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-        _encode(partial, documents(), tokenizer, dtype, state, progress)
+        _encode(partial, _sides(documents(), state, keys), tokenizer, dtype, state, progress)
     except BaseException as error:
         if state is None or not state.documents or isinstance(error, TokenFileError):
             shutil.rmtree(partial, ignore_errors=True)
@@ -158,9 +157,16 @@ def _resume(partial: Path, made_by: list[Any]) -> State | None:
     return None
 
 
+def _sides(documents: Iterator[str], state: State, keys: Sequence[int] | None) -> Iterator[list[tuple[str, str]]]:
+    """Batches of documents from where `state` stands, each cut into (to train on, to validate on)."""
+    known = repeat(None) if keys is None else iter(keys)
+    for batch in read_ahead(islice(documents, state.documents, None)):
+        yield [state.plan.parts(text, key) for text, key in zip(batch, known, strict=False)]
+
+
 def _encode(
     partial: Path,
-    documents: Iterator[str],
+    batches: Iterator[list[tuple[str, str]]],
     tokenizer: "Tokenizer",
     dtype: np.dtype[Any],
     state: State,
@@ -169,8 +175,8 @@ def _encode(
     """Fill shards from where `state` stands; it is saved whenever a pair is closed."""
     pair = ShardPair(partial, state.next_numbers(), dtype)
     try:
-        for batch in _read_ahead(_batches(islice(documents, state.documents, None))):
-            _add(pair, batch, state.plan, tokenizer)
+        for batch in batches:
+            _add(pair, batch, tokenizer)
             if progress:
                 progress(state.bytes + pair.bytes, state.plan.total_bytes)
             if pair.tokens["train"] >= state.made_by[4]:
@@ -186,14 +192,13 @@ def _encode(
             raise TokenFileError(f"the text is too short to split: nothing is left for {name} ({total} bytes in all)")
 
 
-def _add(pair: ShardPair, texts: list[str], plan: SplitPlan, tokenizer: "Tokenizer") -> None:
+def _add(pair: ShardPair, batch: list[tuple[str, str]], tokenizer: "Tokenizer") -> None:
     """Encode a batch of documents and append each to its side."""
-    both = [plan.parts(text) for text in texts]
     for i, name in enumerate(SPLITS):
-        if parts := [sides[i] for sides in both if sides[i]]:
+        if parts := [sides[i] for sides in batch if sides[i]]:
             ids, _ = tokenizer.encode_documents(parts, end_of_text=True)
             pair.add(name, ids, len(parts), sum(len(utf8(part)) for part in parts))
-    pair.documents += len(texts)
+    pair.documents += len(batch)
 
 
 def _close(pair: ShardPair, partial: Path, state: State) -> None:
@@ -202,25 +207,3 @@ def _close(pair: ShardPair, partial: Path, state: State) -> None:
     state.documents += pair.documents
     state.bytes += pair.bytes
     _save(partial, state)
-
-
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    """Lists of documents, BATCH_BYTES long each but for what the last one adds."""
-    batch, size = list[str](), 0
-    for text in documents:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _read_ahead(batches: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The same batches, each read while the one before is encoded."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch

@@ -27,7 +27,7 @@ def has_lone_surrogate(text: str) -> bool:
 
 def to_visible(token: bytes) -> str:
     """b" the" → "Ġthe"."""
-    return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
+    return token.decode("latin-1").translate(BYTE_TO_CHARACTER)
 
 
 def from_visible(written: str) -> bytes:

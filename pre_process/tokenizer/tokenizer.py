@@ -141,6 +141,10 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of tokenizer.json in Hugging Face's layout; equal tokenizers give equal text."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
         return hugging_face.dump(self.vocabulary, self.settings)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pre_process import token_files
+from pre_process import token_splits
 from pre_process.token_files import write_tokens
 from pre_process.token_shards import Manifest, Tokens, open_tokens
 from pre_process.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def small_shards(folder: Path, texts: Sequence[str], **settings: object) -> Mani
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_files, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(token_splits, "BATCH_BYTES", 1000)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -83,9 +83,9 @@ def test_killed_anywhere_the_next_run_goes_on_to_the_same_bytes(tmp_path: Path, 
 PROGRAM = """
 import os, pathlib, sys
 import numpy as np
-from pre_process import token_files
+from pre_process import token_files, token_splits
 from pre_process.tokenizer import Tokenizer
-token_files.BATCH_BYTES = 1000
+token_splits.BATCH_BYTES = 1000
 folder, dies_at, calls = pathlib.Path(sys.argv[1]), int(sys.argv[2]), []
 def documents():
     calls.append(1)
