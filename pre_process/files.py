@@ -91,6 +91,17 @@ def sync_tree(folder: Path) -> None:
         _sync_path(file)
 
 
+def delete_cut_pickles(folder: Path, pattern: str) -> None:
+    """Delete pickles that were cut short by a power loss: a whole one ends with a full stop. Others are left alone.
+
+    Numba keeps compiled code so (*.nbi, *.nbc), and what it can't read ends every later start.
+    """
+    for path in folder.rglob(pattern):
+        with contextlib.suppress(OSError):
+            if not path.read_bytes().endswith(b"."):
+                path.unlink()
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; reads 1 MiB at a time."""
     with Path(path).open("rb") as file:

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from pre_process.files import new_folder, sha256_file, write_atomic
+from pre_process.files import delete_cut_pickles, new_folder, sha256_file, write_atomic
 
 
 def test_write_atomic_creates_and_replaces(tmp_path: Path) -> None:
@@ -91,3 +92,12 @@ def test_sha256_file(tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     (tmp_path / "a").write_bytes(content)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_pickles_that_were_cut_short_are_deleted(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    whole = pickle.dumps({"a": list(range(100))})
+    for name, content in {"whole.nbi": whole, "cut.nbc": whole[:-7], "below/empty.nbi": b"", "other.txt": b"x"}.items():
+        (tmp_path / name).write_bytes(content)
+    delete_cut_pickles(tmp_path, "*.nb[ci]")
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["other.txt", "whole.nbi"]

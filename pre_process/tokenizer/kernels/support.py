@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from pre_process.files import delete_cut_pickles
 from pre_process.tokenizer.kernels import cache_folder
 
 SERIAL: dict[str, Any] = {"error_model": "numpy", "nogil": True}  # nogil: threads of Python run kernels side by side
@@ -58,6 +59,7 @@ def _folder_for_compiled_code() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
+            delete_cut_pickles(folder, "*.nb[ci]")
             return folder
     except OSError:
         return Path(tempfile.mkdtemp(prefix="tokenizer-kernels-"))
