@@ -149,7 +149,7 @@ def _tokens(arguments: argparse.Namespace) -> None:
     for name, split in manifest.splits.items():
         counts = f"{split.documents:,} documents, {split.tokens:,} tokens, {split.bytes:,} bytes"
         print(f"{name:5} {counts}, {len(split.shards)} shard{'s' * (len(split.shards) > 1)}")
-    print(f"next: python -m nanograd.train --data {arguments.out}")
+    print(f"next: python -m nanograd.train --data {arguments.out} --vocab-size {manifest.vocab_size}")
 
 
 def _print_table(batch: Batch, tokenizer: Tokenizer) -> None:
