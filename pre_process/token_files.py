@@ -79,15 +79,16 @@ def write_tokens(
         lock.acquire()
     try:
         with naming_file(folder):
-            if not folder.is_dir():
-                made_by = [FORMAT_VERSION, source_sha256, tokenizer.sha256, val_fraction, shard_tokens]
-                manifest = _write(partial, documents, tokenizer, made_by, source, progress)
-                _finish(partial, manifest, tokenizer)
-                partial.rename(folder)
+            if folder.is_dir():
+                return read_manifest(folder)
+            made_by = [FORMAT_VERSION, source_sha256, tokenizer.sha256, val_fraction, shard_tokens]
+            manifest = _write(partial, documents, tokenizer, made_by, source, progress)
+            _finish(partial, manifest, tokenizer)
+            partial.rename(folder)
+            return manifest
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-    return read_manifest(folder)
 
 
 def _finish(partial: Path, manifest: Manifest, tokenizer: "Tokenizer") -> None:
