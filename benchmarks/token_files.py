@@ -4,8 +4,9 @@
         [--json FILE]
 
 The text is cut into documents of about 8 KB, in one jsonl file, and repeated if it is shorter than --megabytes. All
-have the same vocabulary, trained on the text. Ours plans the held-out part, writes shards with their hashes, waits for
-the disk; the peers append ids to one array and write that. Each has its own process and takes its turns, with no piece remembered. Unless all write the same ids (their number and sum), nothing is printed.
+have the same vocabulary, trained on the text. Ours plans the held-out part, writes shards with their hashes and waits
+for the disk; the peers append ids to one array and write that. Each has its own process and takes its turns, with no
+piece remembered. Unless all write the same ids (their number and sum), nothing is printed.
 """
 
 import argparse
