@@ -1,6 +1,8 @@
 """The benchmark of token files: same ids before any time, one record for each contestant."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ from benchmarks import token_files, turns
 
 
 def test_it_measures_what_is_installed(tmp_path: Path) -> None:
+    """In a process of its own: the command sets the threads of its processes in the environment."""
     out = tmp_path / "found.jsonl"
     arguments = ["--megabytes", "0.2", "--vocab-size", "400", "--rounds", "1", "--threads", "1", "--json", str(out)]
-    assert token_files.main(arguments) == 0
+    command = [sys.executable, "-m", "benchmarks.token_files", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [record["contestant"] for record in records] == ["nanograd", *token_files.installed()]
     assert records[0]["ratio"] == 1
