@@ -1,6 +1,7 @@
 """The command of all data sets: documents from the Hub or from a local copy → jsonl, in one step or not at all."""
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,24 +113,16 @@ def write_documents(
     return {key: f"{value:,}" for key, value in counts.items()} | {"sha256": f"{written.hexdigest()} (of this file)"}
 
 
-class _progress:  # noqa: N801  a context manager, used like a function
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Callable[[int], None]]:
     """A line on the terminal with the number of documents; nothing where standard error is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        console = Console(stderr=True)
-        self._shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._name, self._task = name, self._shown.add_task(f"{name}: reading")
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._shown.start()
-        return lambda n: self._shown.update(self._task, description=f"{self._name}: {n:,} documents")
-
-    def __exit__(self, *_: object) -> None:
-        self._shown.stop()
+    columns, console = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()), Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(f"{name}: reading")
+        yield lambda n: shown.update(task, description=f"{name}: {n:,} documents")
 
 
 def read_lines(path: Path) -> Iterator[str]:
