@@ -224,9 +224,10 @@ def test_engines_get_the_threads_they_were_told(monkeypatch):
     for name in train_step.turns.THREADS:
         monkeypatch.setenv(name, "7")
     train_step.turns.set_threads(1)
-    code = "import numba, torch; print(numba.get_num_threads(), torch.get_num_threads())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "1"]
+    for module in ("numba", "torch") if train_step.turns.is_installed("torch") else ("numba",):
+        code = f"import {module}; print({module}.get_num_threads())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "1\n"
 
 
 # Other benchmarks of training
