@@ -40,8 +40,12 @@ def by_formula(op, arrays, **options):
         return value_and_gradients(lambda *inputs: op(*inputs, **options), wide)
 
 
-def assert_close(found, expected, tolerance=2e-6):
-    """Equal up to roundings of the largest number."""
+def assert_close(found, expected, tolerance=1e-5):
+    """Equal up to roundings of the largest number.
+
+    A gradient is a sum over up to 259 queries of terms that nearly cancel: of 43,000 random calls the worst was off by
+    4.5e-6 here and by 2.4e-6 in the formula in float32; half of all by less than 4e-7.
+    """
     (y, gradients), (right_y, right_gradients) = found, expected
     for a, b in zip([y, *gradients], [right_y, *right_gradients], strict=True):
         assert a.dtype == np.float32
