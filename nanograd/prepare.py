@@ -142,7 +142,7 @@ def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: 
     V, C = config.model.vocab_size, config.model.d_model
     train = manifest.splits["train"]
     key = _key(PREPARED_FORMAT, manifest.source_sha256, manifest.tokenizer_sha256, train.tokens, V, C,
-               config.word2vec_epochs, config.seed)  # fmt: skip
+               config.word2vec_architecture, config.word2vec_epochs, config.seed)  # fmt: skip
     path = cache_folder(config) / f"word2vec-{key}.npy"
     if path.is_file():
         try:
@@ -156,6 +156,7 @@ def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: 
             [ids[i : i + SENTENCE] for i in range(0, len(ids), SENTENCE)],
             vocab_size=V,
             d_model=C,
+            architecture=config.word2vec_architecture,
             epochs=config.word2vec_epochs,
             seed=config.seed,
         )

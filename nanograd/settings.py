@@ -82,8 +82,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
     """first values of the token embeddings"""
+    word2vec_architecture: Literal["cbow", "skip-gram"] = "cbow"
+    """what word2vec predicts: a token from its neighbours, or each neighbour from the token (slower)"""
     word2vec_epochs: Count = 5
     """passes of word2vec over the training tokens"""
+    freeze_embeddings: bool = False
+    """token embeddings keep their first values; needs --no-tie-embeddings, or the output layer would keep them too"""
     eval_every: Count = 100
     """steps between two passes over the validation tokens; each also saves the model"""
     eval_tokens: CountOrZero = 16384
@@ -104,6 +108,15 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """the decoder"""
     optim: OptimConfig = OptimConfig()
     """AdamW, its schedule and its guard rails"""
+
+
+def check_frozen(config: TrainConfig) -> None:
+    """Raise ValueError if the output layer would be frozen too. Once all settings are known: one may mend another."""
+    if config.freeze_embeddings and config.model.tie_embeddings:
+        raise ValueError(
+            "--freeze-embeddings would freeze the output layer too, as it is the same matrix: "
+            "add --no-tie-embeddings to give it one of its own"
+        )
 
 
 _tiny = TrainConfig(

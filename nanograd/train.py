@@ -29,7 +29,7 @@ from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_s
 from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, prepare, token_folder
 from nanograd.profile import FirstSteps, check_trace_path
-from nanograd.settings import PRESETS, TrainConfig
+from nanograd.settings import PRESETS, TrainConfig, check_frozen
 from nanograd.tensor import no_grad
 from nanograd.watch import part
 from pre_process.files import naming_file, write_atomic
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
     config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare={"--profile": ""})
     terminal.configure_logging()
+    check_frozen(config)
     backend.check_device(config.device)
     kernels.check_matmul_precision(config.matmul_precision, config.device)
     backend.keep_freed_memory()
@@ -95,6 +96,8 @@ class Run:
         check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
         self.model.recompute_blocks = config.recompute_blocks
+        if config.freeze_embeddings:
+            self.model.freeze_embeddings()
         self.model.to(config.device)
         self.parameters = FlatParameters(self.model)
         o = config.optim
@@ -240,7 +243,8 @@ class Run:
             "unigram model": f"{self.unigram_loss:.4f} nats per token (knows only how often each token occurs)",
             "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
             f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
-            "parameters": f"{self.model.n_parameters():,}",
+            "parameters": f"{len(self.parameters.parameters):,} learned"
+            + (f", {self.model.tokens.weight.size:,} frozen" if self.config.freeze_embeddings else ""),
             "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
             "run folder": str(self.out),
         }

@@ -151,6 +151,17 @@ class DecoderLM(nn.Module):
         tied = self.tokens.weight if config.tie_embeddings else None
         self.head = nn.Linear(C, config.vocab_size, rng=rng, bias=config.head_bias, std=config.init_std, weight=tied)
 
+    def freeze_embeddings(self) -> None:
+        """Token vectors keep the values they have. Call it before FlatParameters packs what learns.
+
+        Raises ValueError if they are tied to the output layer: that has to learn.
+        """
+        if self.head.weight is self.tokens.weight:
+            raise ValueError(
+                "freeze_embeddings: the output layer is tied to the token vectors: give tie_embeddings=False"
+            )
+        self.tokens.weight.requires_grad = False
+
     def forward(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
         """ids (B, T) integers, padding_mask (B, T) booleans with True = real token → logits (B, T, V).
 
