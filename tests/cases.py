@@ -14,6 +14,7 @@ PADDED = np.arange(7) < np.array([4, 7, 0])[:, None, None, None]  # (3, 1, 1, 7)
 SCATTERED = RNG.random((2, 3, 5, 7)) < 0.5
 SCATTERED[0, 1, 2] = False  # one query that sees nothing
 TRUE_HALF = RNG.random((2, 3, 4)) < 0.5
+STARTS = np.array([[0, 0, 2, 2, 2, 5, 5], [0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 3, 0, 7, 0]])  # one query sees nothing
 KEY = (20260102, 3)
 
 
@@ -178,7 +179,15 @@ ATTENTION = [
     Case(ops.packed_attention, (3, 7, 12), PADDED, n_heads=4, causal=False),
     Case(ops.packed_attention, (3, 7, 12), PADDED, n_heads=2, causal=True, dropout=0.3, dropout_key=KEY, scale=0.7),
     Case(ops.packed_attention, (1, 1, 3), None, n_heads=1, causal=True),
+    Case(ops.attention, *SQUARE, None, STARTS[:2, None, :5], causal=True),
+    Case(ops.attention, *QKV, PADDED, STARTS[0, :5], causal=False),
+    Case(ops.attention, *QKV, SCATTERED[0, 0], None, causal=True, slopes=(0.5, 0.25)),
+    Case(ops.attention, (5, 4), (7, 4), (7, 3), None, np.array(3), causal=True, slopes=(0.5,)),
+    Case(ops.packed_attention, (3, 7, 12), None, STARTS, n_heads=2, causal=True),
+    Case(ops.packed_attention, (3, 7, 12), PADDED, STARTS, n_heads=2, causal=True, slopes=(0.5, 0.25), scale=0.4),
+    Case(ops.packed_attention, (3, 7, 12), n_heads=2, causal=True, slopes=(1, 0.1), dropout=0.3, dropout_key=KEY),
     Case(ops.attention_weights, *QKV[:2], PADDED, causal=True),
+    Case(ops.attention_weights, *SQUARE[:2], None, STARTS[2, :5], causal=True, slopes=(1, 0.5, 0.25)),
     Case(ops.attention_weights, *SQUARE[:2], None, causal=False, scale=2.0),
 ]
 PLACES = np.array([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [7, 300, 65_535, 5, 4]])  # of sequences in a batch

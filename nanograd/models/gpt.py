@@ -114,11 +114,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout, keys)
         self.pre_norm = config.norm_placement == "pre"
 
-    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Array | None = None, starts: Array | None = None) -> Tensor:
         if self.pre_norm:
-            x = self._plus(x, self.attention, self.norm_1(x), padding_mask)
+            x = self._plus(x, self.attention, self.norm_1(x), padding_mask, starts)
             return self._plus(x, self.mlp, self.norm_2(x))
-        x = self.norm_1(self._plus(x, self.attention, x, padding_mask))
+        x = self.norm_1(self._plus(x, self.attention, x, padding_mask, starts))
         return self.norm_2(self._plus(x, self.mlp, x))
 
     def _plus(self, x: Tensor, sub_layer: nn.Module, *inputs: Any) -> Tensor:
@@ -162,52 +162,71 @@ class DecoderLM(nn.Module):
             )
         self.tokens.weight.requires_grad = False
 
-    def forward(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
-        """ids (B, T) integers, padding_mask (B, T) booleans with True = real token → logits (B, T, V).
+    def forward(self, ids: Array, padding_mask: Array | None = None, documents: Array | None = None) -> Tensor:
+        """ids (B, T) integers → logits (B, T, V)
 
-        Logits at real tokens depend neither on later tokens nor on padding; those at padding mean nothing.
+        padding_mask  (B, T) booleans, True = real token
+        documents     (B, T) integers, equal along a document: several lie one after the other in a row
+        Logits at real tokens depend neither on later tokens nor on padding nor on other documents, and positions begin
+        anew in each document: they are those of the document alone. Logits at padding mean nothing.
         """
-        return self.head(self.hidden(ids, padding_mask))
+        return self.head(self.hidden(ids, padding_mask, documents))
 
-    def loss(self, ids: Array, targets: Array, padding_mask: Array | None = None, **settings: Any) -> Tensor:
+    def loss(
+        self,
+        ids: Array,
+        targets: Array,
+        padding_mask: Array | None = None,
+        documents: Array | None = None,
+        **settings: Any,
+    ) -> Tensor:
         """Cross-entropy of the logits with targets (B, T), without ever holding all logits.
 
         settings  ignore_index, label_smoothing, z_loss: those of ops.linear_cross_entropy
+        The target of a document's last token is up to the caller: ignore_index, if it would be the next one's first.
         """
-        hidden = self.hidden(ids, padding_mask)
+        hidden = self.hidden(ids, padding_mask, documents)
         return ops.linear_cross_entropy(hidden, self.head.weight, self.head.bias, targets, **settings)
 
-    def hidden(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
+    def hidden(self, ids: Array, padding_mask: Array | None = None, documents: Array | None = None) -> Tensor:
         """(B, T) → (B, T, C): what the output layer sees. Raises ValueError for ids or masks that don't fit."""
-        x = self.embed(ids, padding_mask)
+        self._check_inputs(ids, padding_mask, documents)
+        starts = None if documents is None else nn.document_starts(documents)
+        x = self.embed(ids, padding_mask, starts)
         for block in self.blocks:
-            x = recompute(block, x, padding_mask) if self.recompute_blocks else block(x, padding_mask)
+            inputs = x, padding_mask, starts
+            x = recompute(block, *inputs) if self.recompute_blocks else block(*inputs)
         return x if self.norm is None else self.norm(x)
 
-    def embed(self, ids: Array, padding_mask: Array | None = None) -> Tensor:
-        """(B, T) → (B, T, C): token vectors + position vectors, if there are any: what the first block sees."""
-        self._check_inputs(ids, padding_mask)
+    def embed(self, ids: Array, padding_mask: Array | None = None, starts: Array | None = None) -> Tensor:
+        """(B, T) → (B, T, C): token vectors + position vectors, if there are any: what the first block sees.
+
+        starts (B, T): where each token's document begins.
+        """
         x = self.tokens(ids) * self.config.token_scale
         if self.positions is not None:
-            x = x + self.positions(nn.token_positions(ids, padding_mask))
+            x = x + self.positions(nn.token_positions(ids, padding_mask, starts))
         return self.dropout(x)
 
     @no_grad()
     def attention_weights(self, ids: Array) -> list[Array]:
         """One array (B, H, T, T) per block: row t says how much position t takes from each earlier one."""
+        self._check_inputs(ids, None, None)
         x, weights = self.embed(ids), []
         for block in self.blocks:
             weights.append(block.attention.attention_weights(block.norm_1(x) if block.pre_norm else x))
             x = block(x)
         return weights
 
-    def _check_inputs(self, ids: Array, padding_mask: Array | None) -> None:
+    def _check_inputs(self, ids: Array, padding_mask: Array | None, documents: Array | None) -> None:
         if not hasattr(ids, "dtype") or ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise ValueError(f"DecoderLM: ids must be integers of shape (B, T), not {backend.describe(ids)}")
         if not 1 <= ids.shape[1] <= self.config.context_length:
             raise ValueError(f"DecoderLM: {ids.shape[1]} tokens, but context_length is {self.config.context_length}")
         if padding_mask is not None and (padding_mask.shape != ids.shape or padding_mask.dtype != bool):
             raise ValueError(f"DecoderLM: padding_mask must be bool {ids.shape}, not {backend.describe(padding_mask)}")
+        if documents is not None and (documents.shape != ids.shape or documents.dtype.kind not in "iu"):
+            raise ValueError(f"DecoderLM: documents must be integers {ids.shape}, not {backend.describe(documents)}")
 
 
 def check_config(config: DecoderLMConfig) -> None:

@@ -31,23 +31,26 @@ class AttentionHead(Module):
         self.key = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
         self.value = Linear(d_model, d_head, rng=rng, bias=bias, std=std)
 
-    def forward(self, x: Tensor, padding_mask: Array | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Array | None = None, starts: Array | None = None) -> Tensor:
         query, key, value = self.query(x), self.key(x), self.value(x)  # each (B, T, D)
         scores = query @ key.swapaxes(1, 2) / math.sqrt(query.shape[-1])  # (B, T, T): row = query, column = key
-        allowed = allowed_pairs(x.data, padding_mask)  # (T, T) or (B, T, T)
+        allowed = allowed_pairs(x.data, padding_mask, starts)  # (T, T) or (B, T, T)
         weights = ops.softmax(ops.where(allowed, scores, -math.inf), axis=-1)  # a row of −∞ gives zeros
         return weights @ value
 
 
-def allowed_pairs(x: Array, padding_mask: Array | None = None) -> Array:
-    """Which query (row) may look at which key (column): the past and itself, and no padding.
+def allowed_pairs(x: Array, padding_mask: Array | None = None, starts: Array | None = None) -> Array:
+    """Which query (row) may look at which key (column): the past of its document and itself, and no padding.
 
     x             (B, T, …) says how long and on which device
-    padding_mask  (B, T), True = real token → (B, T, T); without one (T, T)
+    padding_mask  (B, T), True = real token → (B, T, T); without one, and without starts, (T, T)
+    starts        (B, T), where each query's document begins: see positions.document_starts
     """
     xp, T = backend.array_module(x), x.shape[1]
-    look_ahead = xp.tri(T, dtype=bool)
-    return look_ahead if padding_mask is None else look_ahead & padding_mask[:, None, :]
+    allowed = xp.tri(T, dtype=bool)
+    if padding_mask is not None:
+        allowed = allowed & padding_mask[:, None, :]
+    return allowed if starts is None else allowed & (xp.arange(T) >= starts[:, :, None])
 
 
 class MultiHeadAttention(Module):
@@ -82,18 +85,24 @@ class MultiHeadAttention(Module):
         self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
         self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
 
-    def forward(self, x: Tensor, padding_mask: Array | None = None, residual: Tensor | None = None) -> Tensor:
-        """residual (B, T, C) is added to the result."""
-        qkv, mask = self._queries_keys_values(x, padding_mask), _for_all_queries(padding_mask)
-        mixed = ops.packed_attention(qkv, mask, n_heads=self.n_heads, causal=True, **self._dropout())
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Array | None = None,
+        starts: Array | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """starts (B, T) says where each token's document begins; residual (B, T, C) is added to the result."""
+        qkv, mask = self._queries_keys_values(x, padding_mask, starts), _for_all_queries(padding_mask)
+        mixed = ops.packed_attention(qkv, mask, starts, n_heads=self.n_heads, causal=True, **self._dropout())
         return self.out(mixed, residual)
 
-    def _queries_keys_values(self, x: Tensor, padding_mask: Array | None) -> Tensor:
+    def _queries_keys_values(self, x: Tensor, padding_mask: Array | None, starts: Array | None) -> Tensor:
         """(B, T, C) → (B, T, 3C)"""
         qkv = self.qkv(x)
         if self.rotary_base is None:
             return qkv
-        positions = token_positions(x.data, padding_mask)
+        positions = token_positions(x.data, padding_mask, starts)
         return ops.packed_rotary(qkv, positions, n_heads=self.n_heads, base=self.rotary_base)
 
     def _dropout(self) -> dict[str, Any]:
@@ -102,12 +111,13 @@ class MultiHeadAttention(Module):
         return {"dropout": self.dropout, "dropout_key": self.keys.next()}
 
     @no_grad()
-    def attention_weights(self, x: Tensor, padding_mask: Array | None = None) -> Array:
+    def attention_weights(self, x: Tensor, padding_mask: Array | None = None, starts: Array | None = None) -> Array:
         """(B, H, T, T): row t says how much position t takes from each earlier one. For pictures; no gradient."""
         B, T, C = x.shape
-        packed = self._queries_keys_values(x, padding_mask).reshape(B, T, 3, self.n_heads, C // self.n_heads)
+        packed = self._queries_keys_values(x, padding_mask, starts).reshape(B, T, 3, self.n_heads, C // self.n_heads)
         query, key = (packed[:, :, i].swapaxes(1, 2) for i in range(2))  # each (B, H, T, D)
-        return ops.attention_weights(query, key, _for_all_queries(padding_mask), causal=True).data
+        starts = None if starts is None else starts[:, None]  # (B, 1, T)
+        return ops.attention_weights(query, key, _for_all_queries(padding_mask), starts, causal=True).data
 
 
 def _for_all_queries(padding_mask: Array | None) -> Array | None:

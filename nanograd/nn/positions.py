@@ -27,15 +27,33 @@ class LearnedPositions(Embedding):
     """A free vector for each position, as in GPT-2.   positions (…) → (…, d_model)"""
 
 
-def token_positions(ids: Array, padding_mask: Array | None = None) -> Array:
-    """0, 1, 2, … along each sequence: (T,), or with a padding mask (B, T), where only real tokens are counted.
+def document_starts(documents: Array) -> Array:
+    """The column in which each token's document begins.   documents (B, T) integers → (B, T) integers
 
-    ids  (B, T, …) says how long and on which device
+    A document is a run of equal numbers: the next one begins where the number changes.
+    """
+    xp, (B, T) = backend.array_module(documents), documents.shape
+    rows, columns = xp.arange(B)[:, None], xp.arange(T)
+    begins = xp.concatenate([xp.ones((B, 1), bool), documents[:, 1:] != documents[:, :-1]], axis=1)
+    number = xp.cumsum(begins, axis=1) - 1  # 0, 1, 2, … along the row
+    first = xp.zeros((B, T + 1), columns.dtype)  # of each document; what is none goes to the last column
+    first[rows, xp.where(begins, number, T)] = xp.broadcast_to(columns, (B, T))
+    return first[rows, number]
 
-    So a sequence that is padded on the left has the same positions as without padding. Padding itself gets the
-    number of the token before it (0 at the start); nobody looks there.
+
+def token_positions(ids: Array, padding_mask: Array | None = None, starts: Array | None = None) -> Array:
+    """0, 1, 2, … along each document: (T,), or with a padding mask or starts (B, T). Only real tokens are counted.
+
+    ids     (B, T, …) says how long and on which device
+    starts  (B, T), where each token's document begins (`document_starts`); without them a sequence is one document
+    So a sequence that is padded on the left, or that stands behind others, has the same positions as alone. Padding
+    itself gets the number of the token before it (0 at the start); nobody looks there.
     """
     xp = backend.array_module(ids)
     if padding_mask is None:
-        return xp.arange(ids.shape[1])
-    return xp.maximum(xp.cumsum(padding_mask, axis=1) - 1, 0)
+        return xp.arange(ids.shape[1]) if starts is None else xp.arange(ids.shape[1]) - starts
+    counted = xp.cumsum(padding_mask, axis=1)
+    if starts is not None:
+        rows = xp.arange(len(ids))[:, None]
+        counted = counted - counted[rows, starts] + padding_mask[rows, starts]
+    return xp.maximum(counted - 1, 0)

@@ -3,17 +3,24 @@
 Letters: (…) any leading axes, in a model (B, H);  T queries,  S keys,  D = width of a head.
 mask    boolean, broadcastable to (…, T, S), True = may attend; None = everywhere. A padding mask (B, S) is given
         as mask[:, None, None, :].
+starts  integers that broadcast to (…, T), packed: (B, T); None = 0. Query t sees no key before starts[…, t]: where
+        documents lie one after the other in a row, starts is where the query's document begins.
 causal  query t sees keys up to t + S − T: the last query sees all of them, as when S − T keys are cached.
+slopes  H numbers, for causal attention: scores of head h lose slopes[h] for each step that the key lies behind the
+        query (ALiBi: Press et al. 2022, arXiv:2108.12409).
 A query that may attend to nothing returns zeros and passes no gradient.
 """
 
+import functools
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.ops.dropout import Key, drop, kept
 from nanograd.ops.reduction import finite_max
 from nanograd.primitive import Needs, Value, primitive
+
+Slopes: TypeAlias = tuple[float, ...] | None
 
 
 @primitive
@@ -22,17 +29,19 @@ def attention(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array,
+    mask: Array = None,
+    starts: Array = None,
     *,
     causal: bool,
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
 ) -> Value:
-    """y = drop(softmax(s q kᵀ)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D), mask or None → (…, T, D)"""
+    """y = drop(softmax(s q kᵀ + bias)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D) → (…, T, D)"""
     if key.shape[:-1] != value.shape[:-1]:
         raise ValueError("key and value must agree in all axes but the last")
-    p = _weights(xp, query, key, mask, causal, scale)
+    p = _weights(xp, query, key, mask, starts, causal, scale, slopes)
     y = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), value)
     return y, (query, key, value, p, y)
 
@@ -51,29 +60,33 @@ def _(
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
     needs: Needs,
 ) -> Any:
     keep = kept(xp, p.shape, dropout, dropout_key)
-    return *_pullback(xp, dy, query, key, value, p, y, keep, dropout, scale), None
+    return *_pullback(xp, dy, query, key, value, p, y, keep, dropout, scale), *_none_for(needs[3:])
 
 
 @primitive
 def packed_attention(
     xp: ArrayModule,
     qkv: Array,
-    mask: Array,
+    mask: Array = None,
+    starts: Array = None,
     *,
     n_heads: int,
     causal: bool,
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
 ) -> Value:
     """Self-attention of H heads.   qkv (B, T, 3C), C = H · D: queries, keys, values, each head by head → (B, T, C)"""
     if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         raise ValueError(f"qkv must be (B, T, 3 · n_heads · D), n_heads={n_heads}")
     q, k, v = _heads(qkv, 3, n_heads)
-    p = _weights(xp, q, k, mask, causal, scale)
+    starts = None if starts is None else starts[..., None, :]  # (B, 1, T): the same for all heads
+    p = _weights(xp, q, k, mask, starts, causal, scale, slopes)
     y = xp.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
     _heads(y, 1, n_heads)[0][...] = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), v)
     return y, (qkv, p, y)
@@ -92,6 +105,7 @@ def _(
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
     needs: Needs,
 ) -> Any:
     dqkv = xp.empty(qkv.shape, qkv.dtype)
@@ -100,24 +114,44 @@ def _(
     gradients = _pullback(xp, dy, q, k, v, p, y, keep, dropout, scale)
     for part, gradient in zip(_heads(dqkv, 3, n_heads), gradients, strict=True):
         part[...] = gradient
-    return dqkv, None
+    return dqkv, *_none_for(needs[1:])
 
 
 @primitive
 def attention_weights(
-    xp: ArrayModule, query: Array, key: Array, mask: Array, *, causal: bool, scale: float | None = None
+    xp: ArrayModule,
+    query: Array,
+    key: Array,
+    mask: Array = None,
+    starts: Array = None,
+    *,
+    causal: bool,
+    scale: float | None = None,
+    slopes: Slopes = None,
 ) -> Value:
-    """p = softmax(s q kᵀ), (…, T, S): who looks at whom, for pictures. No gradient passes through it."""
-    return _weights(xp, query, key, mask, causal, scale), ()
+    """p = softmax(s q kᵀ + bias), (…, T, S): who looks at whom, for pictures. No gradient passes through it."""
+    return _weights(xp, query, key, mask, starts, causal, scale, slopes), ()
 
 
-def _weights(xp: ArrayModule, q: Array, k: Array, mask: Array, causal: bool, scale: float | None) -> Array:
-    """p = softmax(s q kᵀ) over the keys that may be seen, computed in one buffer"""
+def _weights(
+    xp: ArrayModule,
+    q: Array,
+    k: Array,
+    mask: Array,
+    starts: Array,
+    causal: bool,
+    scale: float | None,
+    slopes: Slopes,
+) -> Array:
+    """p = softmax(s q kᵀ + bias) over the keys that may be seen, computed in one buffer"""
     if q.ndim < 2 or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError("query (…, T, D) needs key (…, S, D)")
     p = xp.matmul(q, k.swapaxes(-1, -2))  # (…, T, S)
     p *= _scale(q, scale)
-    visible = _visible(xp, p.shape, mask, causal)
+    if slopes is not None:
+        check_slopes(slopes, p.shape, causal)
+        _subtract_distances(xp, p, slopes)
+    visible = _visible(xp, p.shape, mask, starts, causal)
     if visible is not None:
         xp.copyto(p, -math.inf, where=~visible)
     p -= finite_max(xp, p, -1)
@@ -151,20 +185,51 @@ def _pullback(
     return xp.matmul(ds, k), xp.matmul(ds.swapaxes(-1, -2), q), dv
 
 
-def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, causal: bool) -> Array:
-    """The mask and the causal triangle in one, or None where everything may be seen."""
-    if mask is not None and (mask.dtype != bool or not _broadcasts(mask.shape, shape)):
-        raise ValueError(f"mask must be boolean (True = may attend) and broadcast to the scores {shape}")
+def _subtract_distances(xp: ArrayModule, p: Array, slopes: tuple[float, ...]) -> None:
+    """Scores of head h −= slopeₕ · (distance from query t, which stands at t + S − T, back to key s)"""
+    T, S = p.shape[-2:]
+    distance = (xp.arange(S - T, S)[:, None] - xp.arange(S)).astype(p.dtype)
+    for head, slope in enumerate(slopes):  # one by one: an array of slopes would be a copy to the device
+        p[(..., head, slice(None), slice(None)) if p.ndim > 2 else ...] -= slope * distance
+
+
+def check_slopes(slopes: tuple[float, ...], scores: tuple[int, ...], causal: bool) -> None:
+    """Raise ValueError unless there is one slope for each head of scores (…, H, T, S), and no query sees the future."""
+    heads = scores[-3] if len(scores) > 2 else 1
+    if len(slopes) != heads:
+        raise ValueError(f"{len(slopes)} slopes for {heads} heads")
     if not causal:
-        return mask
+        raise ValueError("slopes need causal=True: they say how much less a query sees of what lies further back")
+
+
+def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, starts: Array, causal: bool) -> Array:
+    """The mask, the starts and the causal triangle in one, or None where everything may be seen."""
+    if mask is not None and (mask.dtype != bool or not broadcasts(mask.shape, shape)):
+        raise ValueError(f"mask must be boolean (True = may attend) and broadcast to the scores {shape}")
+    if starts is not None and (starts.dtype.kind not in "iu" or not broadcasts(starts.shape, shape[:-1])):
+        raise ValueError(f"starts must be integers, one for each query: {starts.shape} against {shape[:-1]}")
     T, S = shape[-2:]
-    if S < T:
+    if causal and S < T:
         raise ValueError(f"causal attention of {T} queries needs as many keys, not {S}")
-    past = xp.tril(xp.ones((T, S), bool), k=S - T)
-    return past if mask is None else past & mask
+    past = xp.tril(xp.ones((T, S), bool), k=S - T) if causal else None
+    begun = None if starts is None else xp.arange(S) >= starts[..., None]
+    return functools.reduce(_and, (past, begun, mask))
 
 
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+def _and(a: Array, b: Array) -> Array:
+    """Two masks in one, of which None is the one that allows everything."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a & b
+
+
+def _none_for(inputs: Needs) -> tuple[None, ...]:
+    """Masks and starts, as far as they were given, have no gradient."""
+    return (None,) * len(inputs)
+
+
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Does an array of this shape stretch to the target without making it larger?"""
     pairs = zip(reversed(shape), reversed(target), strict=False)
     return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
 

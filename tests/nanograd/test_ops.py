@@ -129,7 +129,7 @@ KEEPS = {
     "layer_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
     "rms_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
     "attention": lambda case, q, k, *_: q.size // q.shape[-1] * k.shape[-2],
-    "packed_attention": lambda case, x, _: x.shape[0] * case.settings["n_heads"] * x.shape[1] ** 2,
+    "packed_attention": lambda case, x, *_: x.shape[0] * case.settings["n_heads"] * x.shape[1] ** 2,
     "cross_entropy": lambda case, logits, targets: 4 * targets.size,
     "var": lambda case, x: x.size,
 }

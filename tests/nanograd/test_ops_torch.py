@@ -36,22 +36,32 @@ def split(x: Any, sections: Any, axis: int) -> Any:
     return torch.cat([(i + 1.0) * part for i, part in enumerate(parts)][::-1], dim=axis)
 
 
-def attention(q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float | None = None) -> Any:
-    visible = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool)
-    visible = (
-        visible.tril(k.shape[-2] - q.shape[-2]) if causal else visible
-    )  # SDPA's own is_causal aligns the first key
-    return F.scaled_dot_product_attention(q, k, v, visible if mask is None else visible & mask, scale=scale)
+def attention(
+    q: Any, k: Any, v: Any, mask: Any, starts: Any = None, *, causal: bool, scale: Any = None, slopes: Any = None
+) -> Any:
+    """What may not be seen as a bias of −∞, ALiBi as another: to SDPA both are one mask that is added to the scores."""
+    T, S = q.shape[-2], k.shape[-2]
+    visible = torch.ones(T, S, dtype=torch.bool)
+    visible = visible.tril(S - T) if causal else visible  # SDPA's own is_causal aligns the first key
+    visible = visible if mask is None else visible & mask
+    visible = visible if starts is None else visible & (torch.arange(S) >= starts[..., None])
+    if slopes is None:
+        return F.scaled_dot_product_attention(q, k, v, visible, scale=scale)
+    distance = (torch.arange(T)[:, None] + S - T - torch.arange(S)).to(q)
+    bias = -torch.tensor(slopes).to(q)[:, None, None] * distance
+    bias = bias if q.ndim > 2 else bias[0]
+    return F.scaled_dot_product_attention(q, k, v, bias.masked_fill(~visible, -torch.inf), scale=scale)
 
 
-def packed_attention(qkv: Any, mask: Any, n_heads: int, causal: bool, scale: float | None = None) -> Any:
+def packed_attention(qkv: Any, mask: Any = None, starts: Any = None, *, n_heads: int, **settings: Any) -> Any:
     B, T, width = qkv.shape
     q, k, v = (x.view(B, T, n_heads, -1).transpose(1, 2) for x in qkv.split(width // 3, dim=-1))
-    return attention(q, k, v, mask, causal, scale).transpose(1, 2).reshape(B, T, width // 3)
+    starts = None if starts is None else starts[..., None, :]
+    return attention(q, k, v, mask, starts, **settings).transpose(1, 2).reshape(B, T, width // 3)
 
 
-def attention_weights(q: Any, k: Any, mask: Any, causal: bool, scale: float | None = None) -> Any:
-    return attention(q, k, torch.eye(k.shape[-2]).expand(*k.shape[:-2], -1, -1), mask, causal, scale)
+def attention_weights(q: Any, k: Any, mask: Any, starts: Any = None, **settings: Any) -> Any:
+    return attention(q, k, torch.eye(k.shape[-2]).expand(*k.shape[:-2], -1, -1), mask, starts, **settings)
 
 
 def cross_entropy(

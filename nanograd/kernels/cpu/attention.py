@@ -15,7 +15,7 @@ from nanograd.kernels.cpu.attention_tiles import BLOCK, STRIP, Head, backward_he
 from nanograd.kernels.cpu.dropout import mask_of
 from nanograd.kernels.cpu.support import numbers, run, takes
 from nanograd.kernels.cpu.tile import COLUMNS
-from nanograd.ops.attention import attention, packed_attention
+from nanograd.ops.attention import Slopes, attention, packed_attention
 from nanograd.ops.dropout import Key
 from nanograd.primitive import Needs
 
@@ -26,14 +26,18 @@ FEW_QUERIES = 4  # with fewer, as in decoding, copying the keys costs more than 
 def _packed_forward(
     xp: ArrayModule,
     qkv: Array,
-    mask: Array,
+    mask: Array = None,
+    starts: Array = None,
     *,
     n_heads: int,
     causal: bool,
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
 ) -> Any:
+    if starts is not None or slopes is not None:
+        return NotImplemented
     drop = mask_of(dropout, dropout_key)
     if (dropout and not drop) or not takes(qkv):
         return NotImplemented
@@ -67,7 +71,7 @@ def _packed_backward(
     dqkv, C = np.empty_like(qkv), y.shape[2]
     given = numbers(dy), qkv, qkv, qkv, y, log_sum, (0, C, 2 * C), n_heads, size, seen, mask_of(dropout, dropout_key)
     _run_backward(given, log_sum, size.S, dqkv, dqkv, dqkv, C)
-    return dqkv, None
+    return dqkv, *(None,) * (len(needs) - 1)
 
 
 def _forward(
@@ -75,13 +79,17 @@ def _forward(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array,
+    mask: Array = None,
+    starts: Array = None,
     *,
     causal: bool,
     dropout: float = 0.0,
     dropout_key: Key | None = None,
     scale: float | None = None,
+    slopes: Slopes = None,
 ) -> Any:
+    if starts is not None or slopes is not None:
+        return NotImplemented
     drop = mask_of(dropout, dropout_key)
     if (dropout and not drop) or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
         return NotImplemented
@@ -119,7 +127,7 @@ def _backward(
     dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
     given = _one_head_each(dy), q, k, v, y, log_sum, (0, 0, 0), 1, size, seen, mask_of(dropout, dropout_key)
     _run_backward(given, log_sum, size.S, dq, dk, dv, q.shape[2])
-    return dq.reshape(query_shape), dk.reshape(key_shape), dv.reshape(key_shape), None
+    return dq.reshape(query_shape), dk.reshape(key_shape), dv.reshape(key_shape), *(None,) * (len(needs) - 3)
 
 
 def _run_backward(given: Any, log_sum: Array, S: int, dq: Array, dk: Array, dv: Array, columns: int) -> None:
