@@ -1,1 +1,1 @@
-"""The text path: corpus, tokenizer, word vectors, position vectors. Imports nothing from nanograd."""
+"""The text path: corpus, tokenizer, word vectors, position vectors. Imports nothing from nanograd, but for teaching."""
