@@ -1,0 +1,91 @@
+"""Tables and a picture of what `benchmarks.embedding_start` found."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Runs = list[dict[str, Any]]  # of one text and one start: a record for each seed
+COLORS = {"random": "black", "word2vec": "tab:orange", "frozen word2vec": "tab:blue"}
+ROWS = 5  # token counts in the table
+
+
+def by_text(records: Runs) -> dict[str, dict[str, Runs]]:
+    """text → start → its runs, in the order of the records."""
+    grouped: dict[str, dict[str, Runs]] = {}
+    for record in records:
+        grouped.setdefault(record["corpus"], {}).setdefault(record["start"], []).append(record)
+    return grouped
+
+
+def curves(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens seen (E,), and each seed's validation losses there (seeds, E)."""
+    tokens = np.array([tokens for tokens, _ in runs[0]["curve"]])
+    return tokens, np.array([[loss for _, loss in run["curve"]] for run in runs])
+
+
+def show(records: Runs) -> None:
+    """For each text, the losses on the way, and how soon each start is where the random one ends."""
+    for text, starts in by_text(records).items():
+        seeds, steps = len(next(iter(starts.values()))), records[0]["steps"]
+        print(f"\n{text}: validation loss in nats per token, mean ± standard deviation of {seeds} seeds")
+        print(f"{'tokens':>12}" + "".join(f"{name:>20}" for name in starts))
+        tokens, _ = curves(next(iter(starts.values())))
+        for i in np.linspace(-1, len(tokens) - 1, ROWS + 1).round().astype(int)[1:]:
+            print(f"{tokens[i]:12,}" + "".join(f"{_spread(curves(runs)[1][:, i]):>20}" for runs in starts.values()))
+        if "random" in starts and steps:
+            _show_advantage(starts)
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _show_advantage(starts: dict[str, Runs]) -> None:
+    """In tokens: the vectors' own price, converted by what a token of the run costs, and what is saved by them."""
+    tokens, losses = curves(starts["random"])
+    goal, end = float(losses.mean(axis=0)[-1]), int(tokens[-1])
+    print(f"{'start':>20}{'vectors cost':>16}{f'tokens to {goal:.3f}':>18}{f'loss at {end:,} - cost':>26}")
+    for name, runs in starts.items():
+        cost, mean = price_in_tokens(runs), curves(runs)[1].mean(axis=0)
+        when = tokens_to_reach(goal, tokens, mean)
+        reached = f"{when:,.0f}" if when is not None else "not reached"
+        at_equal_time = float(np.interp(end - cost, tokens, mean))
+        print(f"{name:>20}{cost:>16,.0f}{reached:>18}{at_equal_time:>26.3f}")
+
+
+def price_in_tokens(runs: Runs) -> float:
+    """How many tokens the run could have seen while word2vec worked, both on one thread; its start counts as well."""
+    per_token = [run["training_seconds"] / run["curve"][-1][0] for run in runs]
+    return float(np.mean([run["word2vec_seconds"] for run in runs]) / np.mean(per_token))
+
+
+def tokens_to_reach(goal: float, tokens: np.ndarray, losses: np.ndarray) -> float | None:
+    """Where the curve first comes down to `goal`, on the straight line between two evaluations; None: it does not."""
+    below = np.flatnonzero(losses <= goal)
+    if len(below) == 0:
+        return None
+    i = int(below[0])
+    if i == 0:
+        return float(tokens[0])
+    return float(np.interp(-goal, -losses[i - 1 : i + 1], tokens[i - 1 : i + 1]))
+
+
+def draw(records: Runs, path: Path) -> None:
+    """A panel for each text: the mean of the seeds as a line, from the lowest to the highest as a band."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    texts = by_text(records)
+    figure = Figure(figsize=(5 * len(texts), 4), layout="constrained")
+    for axes, (text, starts) in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts.items(), strict=True):
+        for name, runs in starts.items():
+            tokens, losses = curves(runs)
+            [line] = axes.plot(tokens, losses.mean(axis=0), label=name, color=COLORS.get(name), linewidth=1.5,
+                               linestyle="--" if "untied" in name else "-")  # fmt: skip
+            axes.fill_between(tokens, losses.min(axis=0), losses.max(axis=0), color=line.get_color(), alpha=0.2)
+        axes.set(title=text, xlabel="tokens seen", ylabel="validation loss, nats per token")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M" if x else "0"))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
