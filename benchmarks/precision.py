@@ -55,7 +55,7 @@ def validation_loss(model: DecoderLM, tokens: Path) -> float:
     windows = validation_batches(
         open_tokens(tokens, "val"), batch_size=16, context_length=model.config.context_length, max_tokens=16_384
     )
-    weighted = [(model.loss(ids, targets).item(), targets.size) for ids, targets in windows]
+    weighted = [(model.loss(*window).item(), window.n_targets) for window in windows]
     return float(np.average([loss for loss, _ in weighted], weights=[size for _, size in weighted]))
 
 

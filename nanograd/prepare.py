@@ -17,6 +17,7 @@ from nanograd.settings import TrainConfig
 from pre_process import corpus
 from pre_process.arrays import ArrayFileError, load_array, save_array
 from pre_process.token_files import Manifest, TokenFileError, read_manifest, write_tokens
+from pre_process.token_shards import holds_tokens
 from pre_process.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
 
 def token_folder(config: TrainConfig) -> Path:
     """Where the token files of `config.data` are, or will be: the folder itself if it is one, else in the cache."""
-    if config.data is not None and (Path(config.data) / "manifest.json").is_file():
+    if config.data is not None and holds_tokens(config.data):
         return Path(config.data)
     text = msgspec.structs.replace(config.text, cache=None)
     key = _key(PREPARED_FORMAT, corpus.fingerprint(config.data), config.model.vocab_size, text)

@@ -30,6 +30,15 @@ class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """folder for prepared text (None: the user's cache folder)"""
 
 
+class LoaderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From token ids to batches."""
+
+    layout: Literal["windows", "packed", "padded"] = "windows"
+    """a row: any T tokens (windows), whole documents that don't see each other (packed), or one document (padded)"""
+    prefetch: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """batches made ahead, each by a thread of its own (0: when they are needed)"""
+
+
 class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """AdamW, its schedule and its guard rails."""
 
@@ -104,6 +113,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """print settings, parameters, tokens and memory, then stop"""
     text: TextConfig = TextConfig()
     """from text to token ids"""
+    loader: LoaderConfig = LoaderConfig()
+    """from token ids to batches"""
     model: DecoderLMConfig = DecoderLMConfig()
     """the decoder"""
     optim: OptimConfig = OptimConfig()

@@ -19,7 +19,8 @@ import numpy as np
 
 from nanograd import backend, kernels, random, terminal
 from nanograd.config import from_command_line, to_toml
-from nanograd.data import Batch, TrainingBatches, open_tokens, validation_batches
+from nanograd.data import NO_TARGET, Batch, Prefetch
+from nanograd.data.opening import training_batches, validation_set
 from nanograd.generate import generate
 from nanograd.io.checkpoint import save_tokenizer, save_weights
 from nanograd.io.run_folder import run_folder
@@ -80,18 +81,9 @@ class Run:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, out: Path) -> None:
         self.config, self.prepared, self.out = config, prepared, out
-        T = config.model.context_length
-        self.batches = TrainingBatches(
-            open_tokens(prepared.folder, "train"), batch_size=config.batch_size, context_length=T, seed=config.seed
-        )
-        self.validation = list(
-            validation_batches(
-                open_tokens(prepared.folder, "val"),
-                batch_size=config.batch_size,
-                context_length=T,
-                max_tokens=config.eval_tokens,
-            )
-        )
+        ids = {"vocab_size": prepared.manifest.vocab_size, "end_of_text": prepared.tokenizer.end_of_text_id}
+        self.batches = Prefetch(training_batches(config, prepared.folder, **ids), ahead=config.loader.prefetch)
+        self.validation = validation_set(config, prepared.folder, **ids)
         check_disk(out, config.model)
         check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
@@ -102,9 +94,11 @@ class Run:
         self.parameters = FlatParameters(self.model)
         o = config.optim
         self.optimizer = AdamW(self.parameters, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
-        self.unigram_loss = prepared.unigram_loss(np.concatenate([y.ravel() for _, y in self.validation]))
+        targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
+        self.unigram_loss = prepared.unigram_loss(targets[targets != NO_TARGET])
         self.val_loss: float | None = None  # of the model that was saved last
         self.saved_step = 0
+        self.tokens = 0  # targets learned from; metrics.jsonl has it for every step
 
     def train(self) -> int:
         """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
@@ -116,6 +110,7 @@ class Run:
             terminal.TrainingDisplay(self.config.steps) as display,
             np.errstate(over="ignore", invalid="ignore"),  # the gradient's norm tells, in one line
             metrics_path.open("wb") as metrics,
+            self.batches,
         ):
             for step in range(1, self.config.steps + 1):
                 with profiled.watching(step):
@@ -160,11 +155,10 @@ class Run:
     def step(self, step: int) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics.jsonl. Raises ValueError if the loss is not a number."""
         config, started = self.config, time.perf_counter()
-        loss = 0.0
-        for micro in range(config.accumulate):
-            with part("data"):
-                inputs, targets = self.batches.batch((step - 1) * config.accumulate + micro)
-            loss += self.backward(inputs, targets) / config.accumulate
+        first = (step - 1) * config.accumulate
+        batches = [self.batch(i) for i in range(first, first + config.accumulate)]
+        tokens = sum(batch.n_targets for batch in batches)
+        loss = sum(self.backward(batch, share=batch.n_targets / tokens) for batch in batches)
         grad_norm, scale = self._clip(step, loss)
         lr = warmup_cosine(
             step - 1,
@@ -175,14 +169,14 @@ class Run:
         )
         with part("optimizer"):
             self.optimizer.step(lr, scale=scale, zero_grad=True)
-        tokens = config.accumulate * config.batch_size * config.model.context_length
+        self.tokens += tokens
         seconds = time.perf_counter() - started
         return {
             "step": step,
             "loss": loss,
             "lr": lr,
             "grad_norm": grad_norm,
-            "tokens": step * tokens,
+            "tokens": self.tokens,
             "tokens_per_second": tokens / seconds,
         }
 
@@ -195,18 +189,20 @@ class Run:
             kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
             raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
 
-    def backward(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        """Add one micro-batch's share to the gradients; returns its loss."""
-        device, optim = self.config.device, self.config.optim
+    def batch(self, index: int) -> Batch:
+        """Micro-batch `index`."""
+        with part("data"):
+            return self.batches.batch(index)
+
+    def backward(self, batch: Batch, *, share: float) -> float:
+        """Add one micro-batch's share to the gradients; returns its share of the loss."""
+        optim = self.config.optim
         with part("forward"):
             loss = self.model.loss(
-                backend.to_device(inputs, device),
-                backend.to_device(targets, device),
-                label_smoothing=optim.label_smoothing,
-                z_loss=optim.z_loss,
+                **batch.on(self.config.device), label_smoothing=optim.label_smoothing, z_loss=optim.z_loss
             )
-            share = loss * (1 / self.config.accumulate)
-        share.backward()
+            loss = loss * share
+        loss.backward()
         return float(loss.item())
 
     def save(self, step: int) -> None:
@@ -259,10 +255,9 @@ def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
     total, count, was_training = 0.0, 0, model.training
     model.eval()
     with no_grad():
-        for inputs, targets in batches:
-            loss = model.loss(backend.to_device(inputs, device), backend.to_device(targets, device))
-            total += loss.item() * targets.size
-            count += targets.size
+        for batch in batches:
+            total += model.loss(**batch.on(device)).item() * batch.n_targets
+            count += batch.n_targets
     model.train(was_training)
     return total / count
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from pre_process.arrays import ArrayFileError, open_array
+from pre_process.bin_shards import bin_paths, open_bin
 from pre_process.files import sha256_file
 
 FORMAT_VERSION = 2
@@ -134,10 +135,16 @@ def shard_path(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05}.npy"
 
 
+def holds_tokens(folder: str | Path) -> bool:
+    """True for a folder of token files: with a manifest, or of .bin shards."""
+    return (Path(folder) / "manifest.json").is_file() or bool(bin_paths(folder, "train"))
+
+
 def open_tokens(folder: str | Path, split: str) -> Tokens | np.ndarray:
     """The ids of 'train' or 'val', (n,) uint16 or uint32, on disk until they are read. Raises ArrayFileError."""
-    paths = sorted(Path(folder).glob(f"{split}-*.npy"))
-    shards = [open_array(path) for path in paths or [shard_path(Path(folder), split, 0)]]
+    paths = sorted(Path(folder).glob(f"{split}-*.npy")) or bin_paths(folder, split)
+    paths = paths or [shard_path(Path(folder), split, 0)]
+    shards = [open_bin(path) if path.suffix == ".bin" else open_array(path) for path in paths]
     return shards[0] if len(shards) == 1 else Tokens(shards)
 
 
@@ -145,9 +152,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a token folder, after checking that the folder is what it says.
 
     Checked: version, every shard (present, whole, dtype, length, SHA-256, every id below vocab_size), the tokenizer's
-    hash. All ids are read once, at about the speed of the disk. Raises TokenFileError with the first thing wrong.
+    hash. All ids are read once, at about the speed of the disk. A folder of .bin shards has no manifest: it is made
+    from what they hold. Raises TokenFileError with the first thing wrong.
     """
     folder = Path(folder)
+    if not (folder / "manifest.json").is_file() and bin_paths(folder, "train"):
+        return describe_bin_folder(folder)
     manifest = _decode_manifest(folder / "manifest.json")
     for name, split in manifest.splits.items():
         for number, shard in enumerate(split.shards):
@@ -161,6 +171,48 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{tokenizer_path} isn't the tokenizer of these ids (sha256 {found[:12]}…, not {wanted[:12]}…)"
         )
     return manifest
+
+
+def describe_bin_folder(folder: Path) -> Manifest:
+    """A manifest of .bin shards, whose tokenizer.json must lie beside them. Raises TokenFileError, TokenizerError."""
+    from pre_process.tokenizer import Tokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise TokenFileError(f"{folder} has .bin shards but no tokenizer.json: put the one that made their ids there")
+    tokenizer = Tokenizer.load(folder)
+    sizes = np.array([len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size)])
+    sizes[tokenizer.end_of_text_id] = 0
+    splits = {}
+    for name in SPLITS:
+        paths = bin_paths(folder, name)
+        if not paths:
+            raise TokenFileError(f"{folder} has no .bin shard with '{name}' in its name")
+        splits[name] = Split([_describe_bin(path, sizes, tokenizer.end_of_text_id) for path in paths])
+    content = [shard.sha256 for split in splits.values() for shard in split.shards]
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        source=str(folder),
+        source_sha256=hashlib.sha256(msgspec.json.encode(content)).hexdigest(),
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=tokenizer.vocab_size,
+        dtype="uint16",
+        split_by="documents",
+        splits=splits,
+    )
+
+
+def _describe_bin(path: Path, sizes: np.ndarray, end_of_text: int) -> Shard:
+    try:
+        ids = open_bin(path)
+    except ArrayFileError as error:
+        raise TokenFileError(str(error)) from None
+    counts = np.zeros(1 << 16, np.int64)
+    for start in range(0, len(ids), _BYTES_PER_CHECK):
+        counts += np.bincount(ids[start : start + _BYTES_PER_CHECK], minlength=len(counts))
+    if (largest := int(counts.nonzero()[0].max(initial=0))) >= len(sizes):
+        raise TokenFileError(f"{path} holds id {largest}, but the vocabulary has {len(sizes)} tokens")
+    n_bytes = int(counts[: len(sizes)] @ sizes)
+    return Shard(int(counts[end_of_text]), len(ids), n_bytes, sha256_file(path))
 
 
 def _decode_manifest(path: Path) -> Manifest:

@@ -19,7 +19,7 @@ def test_targets_follow_inputs(size, seed):
     T, B, extra = size
     batches = loader(3 * T + 1 + extra, T=T, B=B, seed=seed)
     for i in range(3):
-        x, y = batches.batch(i)
+        x, y, *_ = batches.batch(i)
         assert x.shape == y.shape == (B, T)
         assert x.dtype == y.dtype == np.int64
         np.testing.assert_array_equal(y, x + 1)
@@ -28,13 +28,19 @@ def test_targets_follow_inputs(size, seed):
 def test_an_epoch_holds_every_token_at_most_once_and_misses_less_than_two_windows():
     n, T = 1003, 10
     batches = loader(n, T=T, B=1)
-    seen = np.concatenate([batches.batch(i)[0].ravel() for i in range(batches.windows)])
+    seen = np.concatenate([batches.batch(i)[0].ravel() for i in range(batches.sources[0].layout.n_groups)])
     assert len(np.unique(seen)) == len(seen) > n - 2 * T - 1
 
 
 def test_epochs_differ_in_phase_and_order():
     batches = loader(1003, T=10, B=1)
-    first, second = ([batches.batch(e * batches.windows + i)[0][0, 0] for i in range(batches.windows)] for e in (0, 1))
+    first, second = (
+        [
+            batches.batch(e * batches.sources[0].layout.n_groups + i)[0][0, 0]
+            for i in range(batches.sources[0].layout.n_groups)
+        ]
+        for e in (0, 1)
+    )
     assert sorted(first) != sorted(second)
     assert first != sorted(first)
 
@@ -50,10 +56,10 @@ def test_a_batch_depends_on_seed_and_number_alone():
 def test_validation_windows_lie_side_by_side_and_never_change():
     ids = np.arange(103, dtype=np.uint32)
     batches = list(validation_batches(ids, batch_size=4, context_length=10))
-    np.testing.assert_array_equal(np.concatenate([x.ravel() for x, _ in batches]), np.arange(100))
-    np.testing.assert_array_equal(np.concatenate([y.ravel() for _, y in batches]), np.arange(1, 101))
+    np.testing.assert_array_equal(np.concatenate([x.ravel() for x, *_ in batches]), np.arange(100))
+    np.testing.assert_array_equal(np.concatenate([y.ravel() for _, y, *_ in batches]), np.arange(1, 101))
     limited = list(validation_batches(ids, batch_size=4, context_length=10, max_tokens=55))
-    assert sum(y.size for _, y in limited) == 50
+    assert sum(y.size for _, y, *_ in limited) == 50
 
 
 def test_too_few_tokens_is_said_with_numbers():
