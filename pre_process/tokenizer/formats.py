@@ -30,6 +30,9 @@ class TextTokenizer(Protocol):
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token."""
 
+    def save(self, folder: str | Path) -> None:
+        """Write the file by which `open_tokenizer(folder)` gives this tokenizer again."""
+
 
 def open_tokenizer(path: str | Path) -> TextTokenizer:
     """The tokenizer in a file (tokenizer.json, .model, .tiktoken) or in a folder that holds one.

@@ -16,14 +16,16 @@ from typing import Literal
 
 import numpy as np
 
+from pre_process.files import write_atomic
 from pre_process.tokenizer.added_tokens import allowed_specials, split_specials
 from pre_process.tokenizer.byte_level import has_lone_surrogate
 from pre_process.tokenizer.decoder import checked_ids
 from pre_process.tokenizer.encoder import CACHE_SIZE, LONGEST_REMEMBERED, apply_merges
 from pre_process.tokenizer.json_files import faults_named
-from pre_process.tokenizer.sentencepiece_files import Piece, PieceType, SentencePieceModel, read_model
+from pre_process.tokenizer.sentencepiece_files import Piece, PieceType, SentencePieceModel, dump_model, read_model
 from pre_process.tokenizer.vocabulary import TokenizerError
 
+FILE_NAME = "tokenizer.model"
 SPACE = "▁"
 UNKNOWN_SHOWN = " ⁇ "  # what sentencepiece decodes <unk> to
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
@@ -60,6 +62,11 @@ class SentencePieceTokenizer:
 
     def __repr__(self) -> str:
         return f"<SentencePieceTokenizer: {self.vocab_size} tokens, {len(self.special_tokens)} special>"
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`/tokenizer.model in one step; the folder is made if need be. Raises OSError."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(folder) / FILE_NAME, dump_model(self.model))
 
     def _named(self, kind: PieceType) -> dict[str, int]:
         return {piece.text: i for i, piece in enumerate(self.model.pieces) if piece.type == kind}

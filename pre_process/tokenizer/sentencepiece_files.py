@@ -1,4 +1,4 @@
-"""Reading SentencePiece's .model: a protobuf message, of which a dozen fields matter.
+"""SentencePiece's .model, read and written: a protobuf message, of which a dozen fields matter.
 
 A message is a row of fields: a number that holds the field's own number and its wire type, then the value. Only the
 fields listed here are looked at (sentencepiece_model.proto in github.com/google/sentencepiece); a model with a setting
@@ -60,6 +60,33 @@ def read_model(path: Path) -> SentencePieceModel:
         if not pieces:
             raise TokenizerError("no SentencePiece model: there is no piece in it")
         return SentencePieceModel(pieces, _flag(normalizer, 3, default=True), _flag(normalizer, 4, default=True))
+
+
+def dump_model(model: SentencePieceModel) -> bytes:
+    """The content of a .model file with these pieces and settings, which `read_model` and sentencepiece read."""
+    pieces = b"".join(_written(1, _dump_piece(piece)) for piece in model.pieces)
+    trainer = _written(3, _BPE) + _written(35, 1)  # byte_fallback
+    normalizer = _written(1, b"identity") + _written(3, model.add_dummy_prefix)
+    normalizer += _written(4, model.remove_extra_whitespaces) + _written(5, 1)  # escape_whitespaces
+    return pieces + _written(2, trainer) + _written(3, normalizer)
+
+
+def _dump_piece(piece: Piece) -> bytes:
+    score = _number(2 << 3 | 5) + struct.pack("<f", piece.score)
+    return _written(1, piece.text.encode()) + score + _written(3, piece.type)
+
+
+def _written(number: int, value: Value) -> bytes:
+    """A field: a number as a varint (wire type 0), bytes with their length in front (wire type 2)."""
+    if isinstance(value, int):
+        return _number(number << 3) + _number(value)
+    return _number(number << 3 | 2) + _number(len(value)) + value
+
+
+def _number(value: int) -> bytes:
+    """A varint: groups of seven bits, the lowest first, the eighth bit set on all but the last."""
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes(group | 0x80 for group in groups[:-1]) + bytes(groups[-1:])
 
 
 def _refuse_other_models(trainer: Fields, normalizer: Fields, denormalizer: Fields) -> None:

@@ -165,3 +165,17 @@ def test_other_models_and_damage_are_refused(tmp_path: Path, content: bytes, mes
     found = texts.refusal(lambda: read_sentencepiece(path))
     assert found.startswith(f"{path}: ")
     assert message in found
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_saved_model_is_the_same_to_us_and_to_the_package(
+    model: Callable[[str], Path], kind: str, tmp_path: Path
+) -> None:
+    import sentencepiece
+
+    ours = read_sentencepiece(model(kind))
+    ours.save(tmp_path)
+    assert read_sentencepiece(tmp_path / "tokenizer.model").model == ours.model
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    for text in texts.documents("news")[:20]:
+        assert theirs.encode(text) == ours.encode(text).tolist()
