@@ -1,6 +1,6 @@
 """PreProcess: texts → token ids → word vectors → + positions, fitted once and kept in one folder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -9,17 +9,26 @@ import numpy as np
 
 from pre_process.arrays import ArrayFileError, load_array, save_array
 from pre_process.encode_position import add_positions
-from pre_process.files import new_folder, write_atomic
-from pre_process.tokenizer import Tokenizer, TokenizerError
-from pre_process.tokenizer.normalize import NormalizerName
-from pre_process.tokenizer.pre_tokenize import PatternName
-from pre_process.word2vec import train_embeddings
+from pre_process.files import new_folder
+from pre_process.fitting import Sentences, encode_rows, encoded, special_id, train_tokenizer, train_vectors
+from pre_process.provenance import (
+    Corpus,
+    PreProcessError,
+    Provenance,
+    Settings,
+    check_settings,
+    read_provenance,
+    versions,
+    write_provenance,
+)
+from pre_process.token_splits import Documents
+from pre_process.tokenizer import TokenizerError, open_tokenizer
+from pre_process.tokenizer.batch import pad_batch, truncate_ids
+from pre_process.tokenizer.formats import TextTokenizer
+from pre_process.tokenizer.tokenizer import PAD_NAMES
+from pre_process.word2vec import count_tokens
 
-FORMAT_VERSION = 1
-
-
-class PreProcessError(ValueError):
-    """A folder that holds no usable PreProcess, or texts it can't take; the message is one line."""
+Side = Literal["left", "right"]
 
 
 class Batch(NamedTuple):
@@ -30,86 +39,87 @@ class Batch(NamedTuple):
     mask: np.ndarray  # (B, T) bool, True = real token
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """settings.json: what `fit` was told, and which tokenizer the rows of embeddings.npy belong to."""
-
-    format_version: int
-    context_length: int
-    d_model: int
-    seed: int
-    tokenizer_sha256: str
-
-
 class PreProcess:
-    """A tokenizer, a word vector for each of its tokens, and sinusoidal positions.
+    """A tokenizer, a word vector for each of its tokens, and positions.
 
-    Attributes: `tokenizer`, `embeddings` (V, C) float32 whose row i belongs to token i, `settings`.
+    Attributes: `tokenizer`, `embeddings` (V, C) float32 and `counts` (V,) int64, how often word2vec has seen a token,
+    whose rows i belong to token i, and `provenance`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, embeddings: np.ndarray, settings: Settings) -> None:
-        self.tokenizer = tokenizer
-        self.embeddings = embeddings
-        self.settings = settings
+    def __init__(
+        self, tokenizer: TextTokenizer, embeddings: np.ndarray, counts: np.ndarray, provenance: Provenance
+    ) -> None:
+        self.tokenizer, self.embeddings, self.counts, self.provenance = tokenizer, embeddings, counts, provenance
+        padding = special_id(tokenizer, PAD_NAMES)
+        self._pad_id = 0 if padding is None else padding  # the mask says what is padding: any id will do
+
+    @property
+    def settings(self) -> Settings:
+        """What `fit` was told."""
+        return self.provenance.settings
 
     @classmethod
     def fit(
         cls,
-        documents: Callable[[], Iterator[str]],
+        documents: Documents,
+        settings: Settings | None = None,
         *,
-        vocab_size: int = 4096,
-        d_model: int = 192,
-        context_length: int = 256,
-        pattern: PatternName = "gpt2",
-        normalizer: NormalizerName = "none",
-        epochs: int = 10,
-        seed: int = 0,
+        tokenizer: TextTokenizer | None = None,
+        source: str = "",
+        source_sha256: str = "",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> "PreProcess":
-        """Train the tokenizer on documents(), then word vectors on the ids of a second documents().
+        """Train a tokenizer, unless one is given, on documents(), then word vectors on the ids of what isn't held out.
 
-        The ids of all documents stay in memory meanwhile (4 bytes a token). progress gets ("tokenizer" or "word
-        vectors", steps done, steps). Equal arguments give equal bits. Raises ValueError.
+        documents() is called three times; the ids lie in a temporary file (2 or 4 bytes a token). Equal arguments give
+        equal bits. source and source_sha256 say what the text is. progress gets ("tokenizer", "encoding" or
+        "word vectors", steps done, steps). Raises ValueError, OSError.
         """
-        if d_model < 2 or d_model % 2 or context_length < 1:
-            raise ValueError(f"need an even d_model and context_length >= 1, not {d_model} and {context_length}")
-        tokenizer = Tokenizer.train(
-            documents(),
-            vocab_size=vocab_size,
-            pattern=pattern,
-            normalizer=normalizer,
-            progress=_named(progress, "tokenizer"),
+        settings = msgspec.structs.replace(settings or Settings(), **({"tokenizer": None} if tokenizer else {}))
+        check_settings(settings)
+        if tokenizer is None:
+            if settings.tokenizer is None:
+                raise PreProcessError("give a tokenizer, or say how to train one")
+            tokenizer = train_tokenizer(documents(), settings.tokenizer, _named(progress, "tokenizer"))
+        with encoded(
+            documents, tokenizer, val_fraction=settings.val_fraction, progress=_named(progress, "encoding")
+        ) as text:
+            embeddings = train_vectors(text.ids, tokenizer, settings.vectors, _named(progress, "word vectors"))
+            counts = count_tokens(Sentences(text.ids), tokenizer.vocab_size)
+        corpus = Corpus(
+            source=source,
+            source_sha256=source_sha256,
+            documents=text.documents,
+            bytes=text.bytes,
+            tokens=int(counts.sum()),
         )
-        embeddings = train_embeddings(
-            [tokenizer.encode(document) for document in documents()],
-            vocab_size=tokenizer.vocab_size,
-            d_model=d_model,
-            epochs=epochs,
-            seed=seed,
-            zero_ids=[tokenizer.pad_id],
-            progress=_named(progress, "word vectors"),
-        )
-        settings = Settings(
-            format_version=FORMAT_VERSION,
-            context_length=context_length,
-            d_model=d_model,
-            seed=seed,
-            tokenizer_sha256=tokenizer.sha256,
-        )
-        return cls(tokenizer, embeddings, settings)
+        made_by = versions(settings.vectors.engine)
+        return cls(tokenizer, embeddings, counts, Provenance(corpus=corpus, settings=settings, versions=made_by))
 
-    def transform(self, texts: Sequence[str], *, pad: Literal["left", "right"] = "left") -> Batch:
+    def unseen(self) -> np.ndarray:
+        """(n,) the ids that word2vec never saw: random directions with the mean length of the others, padding zero."""
+        return np.flatnonzero(self.counts == 0)
+
+    def transform(self, texts: Sequence[str], *, pad: Side = "left", truncate: Side | None = None) -> Batch:
         """Vectors (B, T, C), ids and mask (B, T) of B texts; a text's vectors don't depend on the others or on `pad`.
 
-        Raises PreProcessError for a text of more than context_length tokens.
+        Raises PreProcessError for a text of more than context_length tokens, unless `truncate` names the side to drop.
         """
         try:
-            ids, mask = self.tokenizer.encode_batch(texts, pad=pad, max_length=self.settings.context_length)
+            rows = [
+                truncate_ids(row, max_length=self.settings.context_length, truncate=truncate)
+                for row in encode_rows(self.tokenizer, texts)
+            ]
+            ids, mask = pad_batch(rows, pad=pad, pad_id=self._pad_id)
         except TokenizerError as error:
             raise PreProcessError(str(error)) from None
-        return Batch(add_positions(self.embeddings[ids], mask), ids, mask)
+        vectors = self.embeddings[ids]
+        if self.settings.positions == "none":
+            return Batch(np.where(mask[..., None], vectors, np.float32(0)), ids, mask)
+        return Batch(add_positions(vectors, mask), ids, mask)
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, embeddings.npy and settings.json; the folder appears complete or not at all.
+        """Write the tokenizer's file, embeddings.npy, counts.npy and provenance.json: a complete folder or none.
 
         Raises FileExistsError for a folder that is there already, OSError.
         """
@@ -119,41 +129,25 @@ class PreProcess:
         with new_folder(folder) as new:
             self.tokenizer.save(new)
             save_array(new / "embeddings.npy", self.embeddings)
-            write_atomic(new / "settings.json", msgspec.json.format(msgspec.json.encode(self.settings)))
+            save_array(new / "counts.npy", self.counts)
+            write_provenance(new, self.provenance)
 
     @classmethod
     def load(cls, folder: str | Path) -> "PreProcess":
-        """Read what `save` wrote. Raises PreProcessError: missing, damaged, or files that don't belong together."""
+        """Read what `save` wrote, every hash compared. Raises PreProcessError: missing, damaged, changed."""
         folder = Path(folder)
-        settings = _load_settings(folder / "settings.json")
+        provenance = read_provenance(folder)
         try:
-            tokenizer = Tokenizer.load(folder)
-            embeddings = load_array(folder / "embeddings.npy")
+            tokenizer = open_tokenizer(folder)
+            embeddings, counts = load_array(folder / "embeddings.npy"), load_array(folder / "counts.npy")
         except (TokenizerError, ArrayFileError, OSError) as error:
             raise PreProcessError(f"{folder} can't be loaded: {error}") from None
-        if tokenizer.sha256 != settings.tokenizer_sha256:
-            raise PreProcessError(f"{folder}: tokenizer.json isn't the tokenizer that the word vectors were made for")
-        if embeddings.shape != (tokenizer.vocab_size, settings.d_model) or embeddings.dtype != np.float32:
-            found, wanted = f"{embeddings.dtype} {embeddings.shape}", (tokenizer.vocab_size, settings.d_model)
+        wanted = (tokenizer.vocab_size, provenance.settings.vectors.d_model)
+        if embeddings.shape != wanted or embeddings.dtype != np.float32 or counts.shape != wanted[:1]:
+            found = f"{embeddings.dtype} {embeddings.shape}"
             raise PreProcessError(f"{folder}: embeddings.npy is {found}, tokenizer and settings want float32 {wanted}")
-        return cls(tokenizer, embeddings, settings)
+        return cls(tokenizer, embeddings, counts, provenance)
 
 
 def _named(progress: Callable[[str, int, int], None] | None, name: str) -> Callable[[int, int], None] | None:
     return (lambda done, total: progress(name, done, total)) if progress else None
-
-
-def _load_settings(path: Path) -> Settings:
-    try:
-        settings = msgspec.json.decode(path.read_bytes(), type=Settings)
-    except FileNotFoundError:
-        raise PreProcessError(
-            f"{path} is missing: {path.parent} wasn't written by `python -m pre_process fit`"
-        ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PreProcessError(f"{path} can't be read: {error}") from None
-    if settings.format_version != FORMAT_VERSION:
-        raise PreProcessError(
-            f"{path} has format version {settings.format_version}, this program reads {FORMAT_VERSION}"
-        )
-    return settings
