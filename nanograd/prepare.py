@@ -1,4 +1,8 @@
-"""Floor 5. From `--data` to what training reads: tokenizer, token files and word vectors, made once and cached."""
+"""Floor 5. From `--data` to what training reads: tokenizer, token files and word vectors, made once and cached.
+
+Tokenizer and word vectors are made by the steps of PreProcess, so `--pre-process` with a folder that was fitted on the
+same text and settings gives the same run bit by bit.
+"""
 
 import hashlib
 import logging
@@ -8,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +21,9 @@ from nanograd.data import open_tokens
 from nanograd.settings import TrainConfig
 from pre_process import corpus
 from pre_process.arrays import ArrayFileError, load_array, save_array
+from pre_process.fitting import TokenizerSettings, VectorSettings, train_tokenizer, train_vectors
+from pre_process.pre_process import PreProcess
+from pre_process.provenance import Provenance
 from pre_process.token_files import Manifest, TokenFileError, read_manifest, write_tokens
 from pre_process.token_shards import holds_tokens
 from pre_process.tokenizer import Tokenizer
@@ -23,7 +31,6 @@ from pre_process.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 PREPARED_FORMAT = 1  # raise it when prepared files change, and old caches are passed over
 CHUNK = 1 << 22  # tokens counted at once
-SENTENCE = 1000  # tokens that word2vec sees as one sentence
 
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # terminal.progress_bar, or a silent one
 
@@ -53,18 +60,48 @@ class Prepared:
 def prepare(config: TrainConfig, stage: Stage) -> Prepared:
     """Make, or find in the cache, everything that training on `config.data` needs.
 
-    Raises CorpusError, TokenizerError and TokenFileError for bad input, OSError for an unwritable cache.
+    Raises CorpusError, TokenizerError, TokenFileError and PreProcessError for bad input, ValueError for what doesn't
+    fit the model, OSError for an unwritable cache.
     """
+    fitted = fitted_folder(config)
     folder = token_folder(config)
-    manifest = _manifest(config, folder, stage)
+    manifest = _manifest(config, folder, fitted, stage)
     tokenizer = Tokenizer.load(folder)
-    if manifest.vocab_size > config.model.vocab_size:
+    _check_vocabulary(config, folder, manifest.vocab_size)
+    if fitted and manifest.tokenizer_sha256 != fitted.tokenizer.sha256:
+        raise ValueError(f"the ids in {folder} were made by another tokenizer than the one in {config.pre_process}")
+    if config.init != "word2vec":
+        return Prepared(folder, manifest, tokenizer, None)
+    if fitted:
+        _warn_of_held_out_text(config, fitted, manifest)
+    vectors = fitted.embeddings if fitted else _word_vectors(config, folder, manifest, tokenizer, stage)
+    more = config.model.vocab_size - len(vectors)  # rows of zeros: the model keeps what it draws
+    return Prepared(folder, manifest, tokenizer, np.pad(vectors, ((0, more), (0, 0))))
+
+
+class Fitted(NamedTuple):
+    """What `--pre-process` gives: a tokenizer that training can use, and its word vectors (V, C) float32."""
+
+    tokenizer: Tokenizer
+    embeddings: np.ndarray
+    provenance: Provenance
+
+
+def fitted_folder(config: TrainConfig) -> Fitted | None:
+    """What is in `config.pre_process`, if it is given. Raises PreProcessError, ValueError where it doesn't fit."""
+    if config.pre_process is None:
+        return None
+    path, found = Path(config.pre_process), PreProcess.load(config.pre_process)
+    if not isinstance(found.tokenizer, Tokenizer):
+        raise ValueError(f"{path} holds a {type(found.tokenizer).__name__}: training wants byte-pair encoding")
+    _check_vocabulary(config, path, found.tokenizer.vocab_size)
+    n_dimensions = found.embeddings.shape[1]
+    if config.init == "word2vec" and n_dimensions != config.model.d_model:
         raise ValueError(
-            f"{folder} has a vocabulary of {manifest.vocab_size:,} tokens, the model {config.model.vocab_size:,}: "
-            f"give --vocab-size {manifest.vocab_size}"
+            f"{path} holds word vectors of {n_dimensions} dimensions, the model's have {config.model.d_model}: "
+            f"give --d-model {n_dimensions} or --init random"
         )
-    embeddings = _word_vectors(config, folder, manifest, stage) if config.init == "word2vec" else None
-    return Prepared(folder, manifest, tokenizer, embeddings)
+    return Fitted(found.tokenizer, found.embeddings, found.provenance)
 
 
 def token_folder(config: TrainConfig) -> Path:
@@ -72,8 +109,10 @@ def token_folder(config: TrainConfig) -> Path:
     if config.data is not None and holds_tokens(config.data):
         return Path(config.data)
     text = msgspec.structs.replace(config.text, cache=None)
-    key = _key(PREPARED_FORMAT, corpus.fingerprint(config.data), config.model.vocab_size, text)
-    return cache_folder(config) / f"tokens-{key}"
+    made_by: tuple[object, ...] = (config.model.vocab_size, text)
+    if fitted := fitted_folder(config):
+        made_by = (fitted.tokenizer.sha256, text.val_fraction)
+    return cache_folder(config) / f"tokens-{_key(PREPARED_FORMAT, corpus.fingerprint(config.data), *made_by)}"
 
 
 def cache_folder(config: TrainConfig) -> Path:
@@ -85,7 +124,23 @@ def cache_folder(config: TrainConfig) -> Path:
     return Path(platformdirs.user_cache_dir("nanograd", appauthor=False))
 
 
-def _manifest(config: TrainConfig, folder: Path, stage: Stage) -> Manifest:
+def _check_vocabulary(config: TrainConfig, folder: Path, vocab_size: int) -> None:
+    if vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{folder} has a vocabulary of {vocab_size:,} tokens, the model {config.model.vocab_size:,}: "
+            f"give --vocab-size {vocab_size}"
+        )
+
+
+def _warn_of_held_out_text(config: TrainConfig, fitted: Fitted, manifest: Manifest) -> None:
+    """Word vectors that have seen what the model is judged by flatter it."""
+    made_from, share = fitted.provenance.corpus, fitted.provenance.settings.val_fraction
+    if made_from.source_sha256 == manifest.source_sha256 and share < config.text.val_fraction:
+        log.warning("the word vectors in %s have seen text that validation uses: fit held out %g of it, not %g",
+                    config.pre_process, share, config.text.val_fraction)  # fmt: skip
+
+
+def _manifest(config: TrainConfig, folder: Path, fitted: Fitted | None, stage: Stage) -> Manifest:
     """The manifest of a token folder, which is made if need be; a damaged one again, unless it is the user's."""
     if folder.is_dir():
         try:
@@ -96,7 +151,7 @@ def _manifest(config: TrainConfig, folder: Path, stage: Stage) -> Manifest:
             log.warning("prepared text is damaged, making it again: %s", error)
             shutil.rmtree(folder)
     _check_writable(folder.parent)
-    _write_token_folder(config, folder, stage)
+    _write_token_folder(config, folder, fitted.tokenizer if fitted else _train_tokenizer(config, stage), stage)
     return read_manifest(folder)
 
 
@@ -110,17 +165,19 @@ def _check_writable(cache: Path) -> None:
         raise OSError(f"cannot keep prepared text in {cache}: {error.strerror}; give another --cache") from None
 
 
-def _write_token_folder(config: TrainConfig, folder: Path, stage: Stage) -> None:
+def _train_tokenizer(config: TrainConfig, stage: Stage) -> Tokenizer:
     text = config.text
+    settings = TokenizerSettings(
+        vocab_size=config.model.vocab_size,
+        pattern=text.pattern,
+        normalizer=text.normalizer,
+        min_frequency=text.min_frequency,
+    )
     with stage("training the tokenizer") as progress:
-        tokenizer = Tokenizer.train(
-            corpus.documents(config.data),
-            vocab_size=config.model.vocab_size,
-            pattern=text.pattern,
-            normalizer=text.normalizer,
-            min_frequency=text.min_frequency,
-            progress=progress,
-        )
+        return train_tokenizer(corpus.documents(config.data), settings, progress)
+
+
+def _write_token_folder(config: TrainConfig, folder: Path, tokenizer: Tokenizer, stage: Stage) -> None:
     with stage("writing token files") as progress:
         write_tokens(
             folder,
@@ -128,7 +185,7 @@ def _write_token_folder(config: TrainConfig, folder: Path, stage: Stage) -> None
             tokenizer,
             source=corpus.describe(config.data),
             source_sha256=corpus.fingerprint(config.data),
-            val_fraction=text.val_fraction,
+            val_fraction=config.text.val_fraction,
             progress=progress,
         )
     log.info(
@@ -136,14 +193,18 @@ def _write_token_folder(config: TrainConfig, folder: Path, stage: Stage) -> None
     )
 
 
-def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: Stage) -> np.ndarray:
+def _word_vectors(
+    config: TrainConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer, stage: Stage
+) -> np.ndarray:
     """(V, C) float32 from the training tokens; row i belongs to token i. Cached beside the token folders."""
-    from pre_process.word2vec import train_embeddings
-
-    V, C = config.model.vocab_size, config.model.d_model
-    train = manifest.splits["train"]
-    key = _key(PREPARED_FORMAT, manifest.source_sha256, manifest.tokenizer_sha256, train.tokens, V, C,
-               config.word2vec_architecture, config.word2vec_epochs, config.seed)  # fmt: skip
+    settings = VectorSettings(
+        d_model=config.model.d_model,
+        architecture=config.word2vec_architecture,
+        epochs=config.word2vec_epochs,
+        seed=config.seed,
+    )
+    n_tokens = manifest.splits["train"].tokens
+    key = _key(PREPARED_FORMAT, manifest.source_sha256, manifest.tokenizer_sha256, n_tokens, settings)
     path = cache_folder(config) / f"word2vec-{key}.npy"
     if path.is_file():
         try:
@@ -151,16 +212,8 @@ def _word_vectors(config: TrainConfig, folder: Path, manifest: Manifest, stage: 
         except ArrayFileError as error:
             log.warning("making word vectors again: %s", error)
     _check_writable(path.parent)
-    ids = open_tokens(folder, "train")
-    with stage("training word vectors"):
-        vectors = train_embeddings(
-            [ids[i : i + SENTENCE] for i in range(0, len(ids), SENTENCE)],
-            vocab_size=V,
-            d_model=C,
-            architecture=config.word2vec_architecture,
-            epochs=config.word2vec_epochs,
-            seed=config.seed,
-        )
+    with stage("training word vectors") as progress:
+        vectors = train_vectors(open_tokens(folder, "train"), tokenizer, settings, progress)
     save_array(path, vectors)
     return vectors
 

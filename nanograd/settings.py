@@ -73,6 +73,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """TOML file whose settings replace the preset's"""
     data: Path | None = None
     """text file, folder of .txt/.md files, .jsonl with a `text` field, or token folder (None: Wikipedia excerpt)"""
+    pre_process: Path | None = None
+    """folder by `python -m pre_process fit`, whose tokenizer and word vectors are used: none are trained"""
     out: Path | None = None
     """run folder (None: runs/PRESET, numbered if that is taken)"""
     steps: Count = 1000

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from pre_process.files import naming_file
+from pre_process.token_shards import Tokens
 from pre_process.token_splits import Documents, SplitPlan, plan_split, read_ahead, utf8
 from pre_process.tokenizer import Tokenizer
 from pre_process.tokenizer.batch import split_rows
@@ -50,7 +51,7 @@ class VectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Sentences:
     """Ids (n,) as word2vec reads them, as often as it likes: SENTENCE at a time, loaded when their turn comes."""
 
-    def __init__(self, ids: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, ids: Tokens | np.ndarray) -> None:
         self.ids = ids
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -84,18 +85,17 @@ def encoded(
     plan = _plan(documents, val_fraction)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     n_documents = n_bytes = n_ids = done = 0
-    with tempfile.TemporaryFile() as file:
-        with naming_file(Path(tempfile.gettempdir())):
-            for batch in read_ahead(documents()):
-                parts = [part for part in (plan.parts(text)[0] for text in batch) if part]
-                ids = np.concatenate([np.empty(0, dtype), *encode_rows(tokenizer, parts, end_of_text=True)])
-                file.write(ids.astype(dtype).data)
-                n_documents, n_ids = n_documents + len(parts), n_ids + len(ids)
-                n_bytes += sum(len(utf8(part)) for part in parts)
-                done += sum(len(utf8(text)) for text in batch)
-                if progress:
-                    progress(done, plan.total_bytes)
-            file.flush()
+    with naming_file(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        for batch in read_ahead(documents()):
+            parts = [part for part in (plan.parts(text)[0] for text in batch) if part]
+            ids = np.concatenate([np.empty(0, dtype), *encode_rows(tokenizer, parts, end_of_text=True)])
+            file.write(ids.astype(dtype).data)
+            n_documents, n_ids = n_documents + len(parts), n_ids + len(ids)
+            n_bytes += sum(len(utf8(part)) for part in parts)
+            done += sum(len(utf8(text)) for text in batch)
+            if progress:
+                progress(done, plan.total_bytes)
+        file.flush()
         if not n_ids:
             raise ValueError(f"no text is left to learn from ({plan.total_bytes} bytes in all)")
         yield EncodedText(np.memmap(file, dtype, mode="r", shape=(n_ids,)), n_documents, n_bytes)
@@ -117,7 +117,7 @@ def encode_rows(tokenizer: TextTokenizer, texts: Sequence[str], *, end_of_text: 
 
 
 def train_vectors(
-    ids: Sequence[int] | np.ndarray, tokenizer: TextTokenizer, settings: VectorSettings, progress: Progress | None
+    ids: Tokens | np.ndarray, tokenizer: TextTokenizer, settings: VectorSettings, progress: Progress | None
 ) -> np.ndarray:
     """(V, C) float32 from the ids (n,) of a text; row i belongs to token i, that of padding is zero. Raises ValueError.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pre_process.arrays import ArrayFileError, load_array, save_array
 from pre_process.encode_position import add_positions
-from pre_process.files import new_folder
+from pre_process.files import hidden_name_as, new_folder
 from pre_process.fitting import Sentences, encode_rows, encoded, special_id, train_tokenizer, train_vectors
 from pre_process.provenance import (
     Corpus,
@@ -126,7 +126,7 @@ class PreProcess:
         folder = Path(folder)
         if folder.exists():
             raise FileExistsError(f"{folder} is there already: choose another folder or delete it")
-        with new_folder(folder) as new:
+        with hidden_name_as(folder), new_folder(folder) as new:
             self.tokenizer.save(new)
             save_array(new / "embeddings.npy", self.embeddings)
             save_array(new / "counts.npy", self.counts)

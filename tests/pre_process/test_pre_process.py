@@ -1,27 +1,44 @@
 """PreProcess: fit, save, load, transform; and the same from the command line."""
 
+import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import wikipedia_excerpt
-from pre_process.__main__ import main
-from pre_process.corpus import documents
 from pre_process.encode_position import sinusoidal
-from pre_process.pre_process import PreProcess, PreProcessError
-from pre_process.token_shards import open_tokens, read_manifest
-from pre_process.tokenizer import Tokenizer
+from pre_process.files import sha256_file
+from pre_process.fitting import Sentences, TokenizerSettings, VectorSettings, encoded
+from pre_process.pre_process import PreProcess
+from pre_process.provenance import PreProcessError, Settings, read_provenance
+from pre_process.token_files import write_tokens
+from pre_process.token_shards import open_tokens
+from pre_process.tokenizer import Tokenizer, WordLevelTokenizer, open_tokenizer, write_gpt2_files
+from pre_process.tokenizer.formats import TextTokenizer
+from pre_process.tokenizer.sentencepiece import SentencePieceTokenizer
+from pre_process.tokenizer.sentencepiece_files import Piece, PieceType, SentencePieceModel
 
-TEXTS = ["The cat sat on the mat. " * 20, "A dog ran after the cat on the mat. " * 20]
+TEXTS = [f"The cat number {i} sat on the mat. A dog ran after the cat on the mat. " * 4 for i in range(10)]
 
 
-def fit(**settings: object) -> PreProcess:
-    arguments = {"vocab_size": 300, "d_model": 16, "context_length": 32, "epochs": 2} | settings
-    return PreProcess.fit(lambda: iter(TEXTS), **arguments)  # type: ignore[arg-type]
+def settings(**changes: object) -> Settings:
+    """Small settings, with changes wherever a field of that name is."""
+    given = {"vocab_size": 300, "d_model": 16, "context_length": 32, "epochs": 2} | changes
+    own, trained, vectors = (
+        {name: given[name] for name in kind.__struct_fields__ if name in given}
+        for kind in (Settings, TokenizerSettings, VectorSettings)
+    )
+    return Settings(tokenizer=TokenizerSettings(**trained), vectors=VectorSettings(**vectors), **own)  # type: ignore[arg-type]
+
+
+def fit(texts: list[str] = TEXTS, *, tokenizer: TextTokenizer | None = None, **changes: object) -> PreProcess:
+    return PreProcess.fit(lambda: iter(texts), settings(**changes), tokenizer=tokenizer, source="ten texts")
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +108,137 @@ def test_a_text_too_long_is_an_error(fitted: PreProcess) -> None:
         fitted.transform(["z" * 33])
 
 
-@pytest.mark.parametrize("settings", [{"d_model": 7}, {"d_model": 0}, {"context_length": 0}, {"vocab_size": 10}])
-def test_settings_that_cannot_be_fitted(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=str(next(iter(settings.values())))):
-        fit(**settings)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 7}, "d_model 7 is odd"),
+        ({"d_model": 0}, "d_model: Expected `int` >= 1, not 0"),
+        ({"context_length": 0}, "context_length: Expected `int` >= 1, not 0"),
+        ({"epochs": 0}, "epochs: Expected `int` >= 1, not 0"),
+        ({"val_fraction": 1.0}, "val_fraction: .* not 1.0"),
+        ({"val_fraction": float("nan")}, "val_fraction: .* not nan"),
+        ({"vocab_size": 10}, "vocab_size 10 is too small"),
+        ({"positions": "rotary"}, "rotary positions are part of a model"),
+        ({"positions": "alibi"}, "nanograd.train --positions alibi"),
+        ({"positions": "round"}, "sinusoidal or none, not 'round'"),
+    ],
+)
+def test_settings_that_cannot_be_fitted(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        fit(**changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_corpus_of_nothing_or_one_token() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        fit([])
+    with pytest.raises(ValueError, match="no text is left to learn from"):
+        PreProcess.fit(lambda: iter([]), settings(val_fraction=0), tokenizer=Tokenizer.train(["a"], vocab_size=258))
+    assert fit(["a"], val_fraction=0).provenance.corpus.tokens == 2  # it, and the end of the text
+
+
+def test_without_positions_a_vector_is_the_tokens_row() -> None:
+    fitted = fit(positions="none", d_model=7)  # without a sine for each cosine
+    vectors, ids, mask = fitted.transform(["the cat", "a"])
+    np.testing.assert_array_equal(vectors[mask], fitted.embeddings[ids[mask]])
+    assert not vectors[~mask].any()
+
+
+def test_what_is_too_long_can_be_cut(fitted: PreProcess) -> None:
+    long = fitted.tokenizer.encode("z" * 40)
+    np.testing.assert_array_equal(fitted.transform(["z" * 40], truncate="left").ids[0], long[-32:])
+
+
+def test_tokens_never_seen_are_listed() -> None:
+    fitted = fit(val_fraction=0)
+    unseen = fitted.unseen()
+    ids = np.concatenate([fitted.tokenizer.encode(text) for text in TEXTS])
+    assert fitted.tokenizer.pad_id in unseen
+    assert not np.isin(unseen, ids).any()
+    lengths = np.linalg.norm(fitted.embeddings, axis=1)
+    others = np.setdiff1d(unseen, [fitted.tokenizer.pad_id])
+    np.testing.assert_allclose(lengths[others], lengths[fitted.counts > 0].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.2])
+def test_word2vec_reads_the_training_tokens_of_token_files(
+    val_fraction: float, fitted: PreProcess, tmp_path: Path
+) -> None:
+    tokenizer = fitted.tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    with encoded(lambda: iter(TEXTS), tokenizer, val_fraction=val_fraction, progress=None) as text:
+        ids = text.ids.tolist()
+        assert [len(piece) for piece in Sentences(text.ids)] == [1000] * (len(ids) // 1000) + [len(ids) % 1000]
+    if val_fraction:
+        write_tokens(
+            tmp_path / "t", lambda: iter(TEXTS), tokenizer, source="", source_sha256="", val_fraction=val_fraction
+        )
+        wanted = open_tokens(tmp_path / "t", "train")[:]
+        assert (text.documents, text.bytes) == (8, sum(len(t) for t in TEXTS if len(t)) * 8 // 10)
+    else:
+        wanted = np.concatenate([[*tokenizer.encode(t), tokenizer.end_of_text_id] for t in TEXTS])
+        assert text.documents == 10
+    assert ids == wanted.tolist()
+
+
+def test_texts_are_not_all_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are worked on, some are read meanwhile: of 100 texts in batches of five, three batches are alive."""
+    monkeypatch.setattr("pre_process.token_splits.BATCH_BYTES", 50_000)
+    alive, most = weakref.WeakSet[Any](), 0
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    def documents() -> Iterator[str]:
+        nonlocal most
+        for i in range(100):
+            text = Text(f"text {i} " + "a b " * 2500)
+            alive.add(text)
+            most = max(most, len(alive))
+            yield text
+
+    tokenizer = Tokenizer.train(["a b a b"], vocab_size=260)
+    with encoded(documents, tokenizer, val_fraction=0.1, progress=None) as text:
+        assert text.documents == 90
+    assert most <= 20
+
+
+@pytest.fixture(params=["word level", "gpt2 files", "tokenizer.json", "sentencepiece"])
+def given_tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> TextTokenizer:
+    """Opened from a file in each format."""
+    folder = tmp_path / "given"
+    if request.param == "word level":
+        WordLevelTokenizer.train(TEXTS, vocab_size=30).save(folder)
+    elif request.param == "sentencepiece":
+        letters = [Piece(letter, 0.0, PieceType.NORMAL) for letter in "▁abcdefghijklmnopqrstuvwxyzTAD.0123456789"]
+        pieces = [Piece(f"<0x{byte:02X}>", 0.0, PieceType.BYTE) for byte in range(256)]
+        end = [Piece("<unk>", 0.0, PieceType.UNKNOWN), Piece("</s>", 0.0, PieceType.CONTROL)]
+        model = SentencePieceModel((*end, *pieces, *letters), add_dummy_prefix=True, remove_extra_whitespaces=False)
+        SentencePieceTokenizer(model).save(folder)
+    else:
+        trained = Tokenizer.train(TEXTS, vocab_size=280, special_tokens=["<|endoftext|>"])
+        folder.mkdir()
+        write_gpt2_files(trained, folder) if request.param == "gpt2 files" else trained.save(folder)
+    return open_tokenizer(folder)
+
+
+def test_any_tokenizer_can_be_given(given_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    fitted = fit(tokenizer=given_tokenizer)
+    assert fitted.settings.tokenizer is None
+    fitted.save(tmp_path / "saved")
+    again = PreProcess.load(tmp_path / "saved")
+    assert type(again.tokenizer) is type(given_tokenizer)
+    texts = ["the cat", "A dog sat on it."]
+    for ours, theirs in zip(fitted.transform(texts), again.transform(texts), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    mask = again.transform(texts).mask
+    assert mask[0].tolist() == sorted(mask[0].tolist())  # padded on the left, whatever id padding has
+    assert not again.transform(texts).vectors[~mask].any()
+
+
+def test_one_must_be_given_or_trained() -> None:
+    with pytest.raises(PreProcessError, match="give a tokenizer, or say how"):
+        PreProcess.fit(lambda: iter(TEXTS), Settings(tokenizer=None))
 
 
 def test_save_never_overwrites(fitted: PreProcess, folder: Path) -> None:
@@ -112,8 +256,8 @@ def test_a_failing_save_leaves_nothing(fitted: PreProcess, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "embeddings.npy", "settings.json"])
-@pytest.mark.parametrize("size", [None, 0, 100])
+@pytest.mark.parametrize("name", ["tokenizer.json", "embeddings.npy", "counts.npy", "provenance.json"])
+@pytest.mark.parametrize("size", [None, 0, 100, -2])
 def test_a_missing_or_truncated_file_is_named(name: str, size: int | None, folder: Path) -> None:
     content = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -124,86 +268,41 @@ def test_a_missing_or_truncated_file_is_named(name: str, size: int | None, folde
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "embeddings.npy", "counts.npy"])
+def test_one_bit_makes_a_file_another(name: str, folder: Path) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(PreProcessError, match=rf"{name} isn't the file that was saved \(sha256 .*\): fit again"):
+        PreProcess.load(folder)
+
+
 def test_files_of_two_fits_do_not_mix(folder: Path, tmp_path: Path) -> None:
-    fit(vocab_size=270).save(tmp_path / "other")
+    """Not even with a provenance that knows their hashes."""
+    fit(d_model=12).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "embeddings.npy", folder)
-    with pytest.raises(PreProcessError, match=r"embeddings\.npy is float32 \(270, 16\)"):
+    with pytest.raises(PreProcessError, match=r"embeddings\.npy isn't the file that was saved"):
         PreProcess.load(folder)
-    shutil.copy(tmp_path / "other" / "tokenizer.json", folder)
-    with pytest.raises(PreProcessError, match=r"tokenizer\.json isn't the tokenizer"):
+    content = (folder / "provenance.json").read_text()
+    hashes = [
+        json.loads((f / "provenance.json").read_text())["files"]["embeddings.npy"] for f in (folder, tmp_path / "other")
+    ]
+    (folder / "provenance.json").write_text(content.replace(*hashes))
+    with pytest.raises(PreProcessError, match=r"embeddings\.npy is float32 \(\d+, 12\), .* float32 \(\d+, 16\)"):
         PreProcess.load(folder)
+
+
+def test_the_folder_says_what_made_it(fitted: PreProcess, folder: Path) -> None:
+    made = read_provenance(folder)
+    assert made.corpus.source == "ten texts"
+    assert made.settings == settings()
+    assert made.versions.keys() == {"python", "nanograd", "numpy", "gensim"}
+    assert made.files == {path.name: sha256_file(path) for path in folder.iterdir() if path.name != "provenance.json"}
+    assert made.corpus.tokens == fitted.counts.sum()
 
 
 def test_another_format_version(folder: Path) -> None:
-    path = folder / "settings.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 9'))
+    path = folder / "provenance.json"
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 9'))
     with pytest.raises(PreProcessError, match="format version 9"):
         PreProcess.load(folder)
-
-
-SMALL = ["--vocab-size", "280", "--d-model", "8", "--epochs", "1"]
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.txt").write_text(TEXTS[0])
-    out, arrays = tmp_path / "fitted", tmp_path / "a.npz"
-    assert main(["fit", str(tmp_path / "a.txt"), "--out", str(out), *SMALL]) == 0
-    assert "word vectors of 8 dimensions" in capsys.readouterr().out
-    assert main(["transform", str(out), "the [cat]", "on", "--npz", str(arrays)]) == 0
-    assert "']'" in capsys.readouterr().out
-    expected = PreProcess.load(out).transform(["the [cat]", "on"])
-    with np.load(arrays) as saved:
-        for name, array in expected._asdict().items():
-            np.testing.assert_array_equal(saved[name], array)
-
-
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = tmp_path / "a.txt"
-    text.write_text(TEXTS[0])
-    (tmp_path / "there").mkdir()
-    out = ["--out", str(tmp_path / "out")]
-    for arguments in (
-        ["fit", str(tmp_path / "none.txt"), *out],
-        ["fit", str(text), "--out", str(tmp_path / "there")],
-        ["fit", str(text), "--out", str(text / "below"), *SMALL],
-        ["fit", str(text), *out, "--vocab-size", "3"],
-        ["fit", str(text), *out, "--d-model", "3"],
-        ["transform", str(tmp_path), "x"],
-        ["transform", str(tmp_path / "nowhere"), "x", "--npz", str(tmp_path / "no" / "a.npz")],
-    ):
-        assert main(arguments) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: ")
-        assert error.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "there"]
-
-
-def test_a_corpus_becomes_token_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    books = tmp_path / "books"
-    books.mkdir()
-    for i in range(30):
-        (books / f"{i}.txt").write_text(
-            f"licence\n*** START OF THE PROJECT GUTENBERG EBOOK ***\nbook {i}\x07 " + "and more " * 30
-        )
-    arguments = ["tokens", str(books), "--tokenizer", str(folder), "--val-fraction", "0.1"]
-    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
-    assert "next: python -m nanograd.train --data" in capsys.readouterr().out
-    assert main([*arguments, "--out", str(tmp_path / "clean"), "--clean", "--gutenberg"]) == 0
-    plain, cleaned = (read_manifest(tmp_path / name) for name in ("plain", "clean"))
-    assert plain.splits["train"].documents == cleaned.splits["train"].documents == 27
-    assert plain.source_sha256 != cleaned.source_sha256
-    text = Tokenizer.load(folder).decode(open_tokens(tmp_path / "clean", "val")[:])
-    assert "book" in text
-    assert "licence" not in text
-    assert "\x07" not in text
-    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 2
-    assert "is there already" in capsys.readouterr().err
-
-
-def test_the_excerpt_as_jsonl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "documents.jsonl"
-    assert wikipedia_excerpt.main(["--out", str(path)]) == 0
-    assert "documents   97" in capsys.readouterr().out
-    assert list(documents(path)) == list(documents(None))
-    assert wikipedia_excerpt.main(["--out", str(path / "below")]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
