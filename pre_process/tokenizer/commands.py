@@ -5,11 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pre_process.corpus import documents
+from pre_process.terminal import console
 from pre_process.tokenizer.documents import text_parts
 from pre_process.tokenizer.formats import TextTokenizer, open_tokenizer
 from pre_process.tokenizer.hugging_face_parts import Settings
@@ -19,9 +19,6 @@ from pre_process.tokenizer.inspection_report import print_text, print_usage, pri
 from pre_process.tokenizer.json_files import faults_named
 from pre_process.tokenizer.tokenizer import FILE_NAME, Tokenizer
 from pre_process.tokenizer.vocabulary import TokenizerError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 DECODED_TOGETHER = 1 << 20  # ids
 Progress = Callable[[str, int, int], None]  # (what is done, how much, of how much)
@@ -149,9 +146,9 @@ def _decodable(tokenizer: TextTokenizer, ids: np.ndarray) -> Iterator[np.ndarray
 
 def inspect(path: Path, file: Path | None, *, show: int) -> None:
     """The vocabulary in tables; of a file its first `show` characters, cut into tokens, and how well it is served."""
-    tokenizer, console = open_tokenizer(path), _console()
+    tokenizer, screen = open_tokenizer(path), console()
     if file is None:
-        print_vocabulary(console, tokenizer)
+        print_vocabulary(screen, tokenizer)
         return
     usage, total, beginning = Usage(tokenizer), file.stat().st_size, ""
     with bar() as progress:
@@ -160,20 +157,9 @@ def inspect(path: Path, file: Path | None, *, show: int) -> None:
             usage.add(part)
             progress("counting", done, total)
     if beginning:
-        print_text(console, tokenizer, beginning)
-    print_vocabulary(console, tokenizer)
-    print_usage(console, usage, file.name)
-
-
-def _console() -> "Console":
-    """A rich console on standard output that lets a reader leave, as `| head` does."""
-    from rich.console import Console
-
-    class PipeConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    return PipeConsole(highlight=False, markup=False, emoji=False)
+        print_text(screen, tokenizer, beginning)
+    print_vocabulary(screen, tokenizer)
+    print_usage(screen, usage, file.name)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from pre_process.word2vec.word_vectors import WordVectors
 if TYPE_CHECKING:
     from pre_process.tokenizer import Tokenizer
 
-_SUFFIXES = (".npy", ".bin", ".txt")
+WORD_SUFFIXES = (".bin", ".txt")
+SUFFIXES = (".npy", *WORD_SUFFIXES)
 
 
 def token_keys(tokenizer: "Tokenizer") -> list[str]:
@@ -93,10 +94,11 @@ def load_words(path: str | Path, *, d_model: int | None = None) -> WordVectors:
     return WordVectors(words, np.zeros(len(words), np.int64), vectors)
 
 
-def check_writable(path: str | Path, *, words: bool) -> None:
-    """Raise now what saving to `path` would meet after the work: ValueError for its suffix, OSError for its folder."""
+def check_writable(path: str | Path, suffixes: Sequence[str] = WORD_SUFFIXES) -> None:
+    """Raise now what writing `path` would meet after the work: ValueError for its suffix, OSError for its folder."""
     path = Path(path)
-    (_check_holds_words if words else _checked_suffix)(path)
+    if path.suffix not in suffixes:
+        raise ValueError(f"{path}: the name must end with {' or '.join(suffixes)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")
     with hidden_name_as(path), tempfile.TemporaryFile(dir=path.parent):
@@ -114,6 +116,6 @@ def _check_holds_words(path: Path) -> None:
 
 
 def _checked_suffix(path: Path) -> str:
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: word vectors are kept in {', '.join(_SUFFIXES)} files")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: word vectors are kept in {', '.join(SUFFIXES)} files")
     return path.suffix

@@ -45,7 +45,8 @@ class WordVectors:
     def row(self, word: str) -> int:
         """The row of a word. Raises UnknownWordError."""
         if word not in self.index:
-            raise UnknownWordError(f"no vector for {word!r} among {len(self.words):,} words")
+            lower = f"; {word.lower()!r} has one" if word.lower() in self.index else ""
+            raise UnknownWordError(f"no vector for {word!r} among {len(self.words):,} words{lower}")
         return self.index[word]
 
     def similarity(self, a: str, b: str) -> float:

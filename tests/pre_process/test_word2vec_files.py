@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pre_process.word2vec import load_vectors, save_vectors
-from pre_process.word2vec.files import check_writable, load_words, save_words
+from pre_process.word2vec.files import SUFFIXES, check_writable, load_words, save_words
 from pre_process.word2vec.word_vectors import WordVectors
 
 gensim_models = pytest.importorskip("gensim.models")
@@ -222,18 +222,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, suffix: str, little_dis
 
 
 def test_what_cannot_be_written_is_said_before(tmp_path: Path) -> None:
-    check_writable(tmp_path / "a.bin", words=True)
-    check_writable(tmp_path / "a.npy", words=False)
+    check_writable(tmp_path / "a.bin")
+    check_writable(tmp_path / "a.npy", SUFFIXES)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "folder.bin").mkdir()
     for name, error, message in [
-        ("a.csv", ValueError, "are kept in"),
-        ("a.npy", ValueError, "no place for words"),
+        ("a.csv", ValueError, r"the name must end with \.bin or \.txt"),
+        ("a.npy", ValueError, r"the name must end with \.bin or \.txt"),
         ("no/a.bin", FileNotFoundError, "no/a.bin"),
         ("folder.bin", IsADirectoryError, "is a folder"),
     ]:
         with pytest.raises(error, match=message):
-            check_writable(tmp_path / name, words=True)
+            check_writable(tmp_path / name)
 
 
 def test_reading_and_writing_do_without_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,5 +60,7 @@ def test_a_vector_of_zeros_is_near_nothing() -> None:
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(UnknownWordError, match="no vector for 'nowhere' among 300 words"):
         some().nearest("nowhere")
+    with pytest.raises(UnknownWordError, match="no vector for 'W7' among 300 words; 'w7' has one"):
+        some().nearest("W7")
     with pytest.raises(ValueError, match=r"2 words, 1 counts and vectors of shape \(2, 3\)"):
         WordVectors(["a", "b"], np.ones(1, np.int64), np.ones((2, 3), np.float32))
