@@ -41,9 +41,10 @@ def print_evaluation(console: "Console", found: Evaluation) -> None:
     console.print(table)
     console.print("pairs: Spearman's correlation with people; analogies: share of right answers")
     kinds = _table("analogies of the kind", "right", "asked", "share")
-    for section in found.sections:
+    for section in (section for section in found.sections if section.asked):
         kinds.add_row(section.name, f"{section.right:,}", f"{section.asked:,}", _share(section.share))
-    console.print(kinds)
+    if kinds.rows:
+        console.print(kinds)
 
 
 def as_record(found: Evaluation) -> dict[str, Any]:
