@@ -11,11 +11,13 @@ import numpy as np
 from numba import get_num_threads
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.attention_tiles import BLOCK, STRIP, Head, backward_heads, forward_heads
+from nanograd.kernels.cpu.attention_backward import backward_heads
+from nanograd.kernels.cpu.attention_forward import forward_heads
+from nanograd.kernels.cpu.attention_tiles import BLOCK, STRIP, Alibi, Begins, Head
 from nanograd.kernels.cpu.dropout import mask_of
 from nanograd.kernels.cpu.support import numbers, run, takes
-from nanograd.kernels.cpu.tile import COLUMNS
-from nanograd.ops.attention import Slopes, attention, packed_attention
+from nanograd.kernels.cpu.tile import COLUMNS, ROWS
+from nanograd.ops.attention import Slopes, attention, broadcasts, check_slopes, packed_attention
 from nanograd.ops.dropout import Key
 from nanograd.primitive import Needs
 
@@ -36,21 +38,20 @@ def _packed_forward(
     scale: float | None = None,
     slopes: Slopes = None,
 ) -> Any:
-    if starts is not None or slopes is not None:
-        return NotImplemented
     drop = mask_of(dropout, dropout_key)
     if (dropout and not drop) or not takes(qkv):
         return NotImplemented
     if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         return NotImplemented
     (B, T, _), C = qkv.shape, qkv.shape[2] // 3
-    if (seen := _keys_seen(mask, (B, n_heads), T)) is None:
+    if (seen := _keys_seen(mask, (B, n_heads), T)) is None or not _fit(starts, (B, T)):
         return NotImplemented
-    qkv, size, starts = numbers(qkv), _head(T, T, C // n_heads, causal, scale), (0, C, 2 * C)
+    places = _begins(starts, (B,), T, T), _alibi(slopes, (B, n_heads, T, T), causal)
+    qkv, size, columns = numbers(qkv), _head(T, T, C // n_heads, causal, scale), (0, C, 2 * C)
     y, log_sum = np.empty((B, T, C), np.float32), np.empty((B * n_heads, T), np.float32)
-    inputs = *_shares(log_sum), qkv, qkv, qkv, starts, n_heads, size, seen, drop
+    inputs = *_shares(log_sum), qkv, qkv, qkv, columns, n_heads, size, seen, drop, *places
     run(forward_heads, log_sum.size * T, *inputs, y, log_sum)
-    return y, (qkv, y, log_sum, seen, size)
+    return y, (qkv, y, log_sum, seen, size, places)
 
 
 def _packed_backward(
@@ -61,6 +62,7 @@ def _packed_backward(
     log_sum: Array,
     seen: Array,
     size: Head,
+    places: Any,
     *,
     n_heads: int,
     needs: Needs,
@@ -69,7 +71,8 @@ def _packed_backward(
     **settings: Any,
 ) -> Any:
     dqkv, C = np.empty_like(qkv), y.shape[2]
-    given = numbers(dy), qkv, qkv, qkv, y, log_sum, (0, C, 2 * C), n_heads, size, seen, mask_of(dropout, dropout_key)
+    drop = mask_of(dropout, dropout_key)
+    given = numbers(dy), qkv, qkv, qkv, y, log_sum, (0, C, 2 * C), n_heads, size, seen, drop, *places
     _run_backward(given, log_sum, size.S, dqkv, dqkv, dqkv, C)
     return dqkv, *(None,) * (len(needs) - 1)
 
@@ -88,8 +91,6 @@ def _forward(
     scale: float | None = None,
     slopes: Slopes = None,
 ) -> Any:
-    if starts is not None or slopes is not None:
-        return NotImplemented
     drop = mask_of(dropout, dropout_key)
     if (dropout and not drop) or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
         return NotImplemented
@@ -97,13 +98,14 @@ def _forward(
     if T < FEW_QUERIES:
         return NotImplemented
     seen = _keys_seen(mask, tuple(leading), S)
-    if seen is None or key.shape != (*leading, S, D) or (causal and S < T):
+    if seen is None or key.shape != (*leading, S, D) or (causal and S < T) or not _fit(starts, (*leading, T)):
         return NotImplemented
+    places = _begins(starts, tuple(leading), T, S), _alibi(slopes, (*leading, T, S), causal)
     q, k, v = _one_head_each(query), _one_head_each(key), _one_head_each(value)
     y, log_sum, size = np.empty_like(q), np.empty(q.shape[:2], np.float32), _head(T, S, D, causal, scale)
-    inputs = *_shares(log_sum), q, k, v, (0, 0, 0), 1, size, seen, drop
+    inputs = *_shares(log_sum), q, k, v, (0, 0, 0), 1, size, seen, drop, *places
     run(forward_heads, log_sum.size * S, *inputs, y, log_sum)
-    return y.reshape(query.shape), (q, k, v, y, log_sum, seen, size, query.shape, key.shape)
+    return y.reshape(query.shape), (q, k, v, y, log_sum, seen, size, places, query.shape, key.shape)
 
 
 def _backward(
@@ -116,6 +118,7 @@ def _backward(
     log_sum: Array,
     seen: Array,
     size: Head,
+    places: Any,
     query_shape: Any,
     key_shape: Any,
     *,
@@ -125,7 +128,8 @@ def _backward(
     **settings: Any,
 ) -> Any:
     dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
-    given = _one_head_each(dy), q, k, v, y, log_sum, (0, 0, 0), 1, size, seen, mask_of(dropout, dropout_key)
+    drop = mask_of(dropout, dropout_key)
+    given = _one_head_each(dy), q, k, v, y, log_sum, (0, 0, 0), 1, size, seen, drop, *places
     _run_backward(given, log_sum, size.S, dq, dk, dv, q.shape[2])
     return dq.reshape(query_shape), dk.reshape(key_shape), dv.reshape(key_shape), *(None,) * (len(needs) - 3)
 
@@ -170,6 +174,25 @@ def _keys_seen(mask: Array | None, leading: tuple[int, ...], S: int) -> Array | 
         return numbers(np.broadcast_to(mask, (*leading, 1, S)).reshape(-1, S))
     except ValueError:
         return None
+
+
+def _fit(starts: Array | None, queries: tuple[int, ...]) -> bool:
+    return starts is None or (starts.dtype.kind in "iu" and broadcasts(starts.shape, queries))
+
+
+def _begins(starts: Array | None, leading: tuple[int, ...], T: int, S: int) -> Begins | None:
+    """Starts as the loops want them: for each sequence that they know, each query and each tile of queries."""
+    if starts is None:
+        return None
+    queries = np.clip(np.broadcast_to(starts, (*leading, T)).reshape(-1, T), 0, S).astype(np.int64)
+    return Begins(queries, np.minimum.reduceat(queries, np.arange(0, T, ROWS), axis=1))
+
+
+def _alibi(slopes: Slopes, scores: tuple[int, ...], causal: bool) -> Alibi | None:
+    if slopes is None:
+        return None
+    check_slopes(slopes, scores, causal)
+    return Alibi(np.array(slopes, np.float32), np.arange(scores[-1], dtype=np.float32))
 
 
 packed_attention.twin(np, _packed_forward, _packed_backward)
