@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 Runs = list[dict[str, Any]]  # of one text and one start: a record for each seed
-COLORS = {"random": "black", "word2vec": "tab:orange", "frozen word2vec": "tab:blue"}
+COLORS = {"random": "black", "random, untied": "black", "word2vec": "tab:orange", "word2vec, untied": "tab:orange"}
 ROWS = 5  # token counts in the table
 
 
@@ -79,6 +79,8 @@ def draw(records: Runs, path: Path) -> None:
     texts = by_text(records)
     figure = Figure(figsize=(5 * len(texts), 4), layout="constrained")
     for axes, (text, starts) in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts.items(), strict=True):
+        unigram = next(iter(starts.values()))[0]["unigram_loss"]
+        axes.axhline(unigram, color="gray", linestyle=":", label="unigram model")
         for name, runs in starts.items():
             tokens, losses = curves(runs)
             [line] = axes.plot(tokens, losses.mean(axis=0), label=name, color=COLORS.get(name), linewidth=1.5,

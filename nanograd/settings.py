@@ -92,7 +92,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recompute_blocks: bool = False
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
-    """first values of the token embeddings"""
+    """first values of the token embeddings, and of the output layer"""
     word2vec_architecture: Literal["cbow", "skip-gram"] = "cbow"
     """what word2vec predicts: a token from its neighbours, or each neighbour from the token (slower)"""
     word2vec_epochs: Count = 5

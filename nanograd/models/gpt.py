@@ -132,7 +132,8 @@ class DecoderLM(nn.Module):
     """Token ids → logits of the next token.   (B, T) → (B, T, V)
 
     seed        draws the weights (on the host: equal on every device) and the dropout masks
-    embeddings  (V, C) first token vectors, for example from word2vec: their directions, at the drawn length
+    embeddings  (V, C) vectors to start from, for example word2vec's: the token vectors and the output layer, tied or
+                not, get their directions, at the drawn length
     """
 
     def __init__(self, config: DecoderLMConfig, *, seed: int = 0, embeddings: Array | None = None) -> None:
@@ -142,14 +143,15 @@ class DecoderLM(nn.Module):
         self.recompute_blocks = False  # True: keep less for backward, and run each block a second time there
         self.dropout_keys = random.DropoutKeys(seed)
         self.tokens = nn.Embedding(config.vocab_size, C, rng=rng, std=config.token_std)
-        if embeddings is not None:
-            self.tokens.weight.data[...] = directions(embeddings, drawn=self.tokens.weight.data)
         self.positions = make_positions(config, rng=rng)
         self.dropout = nn.Dropout(config.embedding_dropout, self.dropout_keys)
         self.blocks = [Block(config, rng=rng, keys=self.dropout_keys) for _ in range(config.n_layers)]
         self.norm = make_norm(config) if config.norm_placement == "pre" else None  # post-norm blocks end in one
         tied = self.tokens.weight if config.tie_embeddings else None
         self.head = nn.Linear(C, config.vocab_size, rng=rng, bias=config.head_bias, std=config.init_std, weight=tied)
+        if embeddings is not None:
+            for weight in {self.tokens.weight, self.head.weight}:  # one, if they are tied
+                weight.data[...] = directions(embeddings, drawn=weight.data)
 
     def freeze_embeddings(self) -> None:
         """Token vectors keep the values they have. Call it before FlatParameters packs what learns.

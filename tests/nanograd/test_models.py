@@ -143,6 +143,17 @@ def test_word_vectors_give_their_directions_and_nothing_else() -> None:
     np.testing.assert_allclose(cosine[known], 1, rtol=1e-5)
 
 
+def test_word_vectors_are_where_both_untied_matrices_start() -> None:
+    vectors = word_vectors()
+    model = DecoderLM(config(tie_embeddings=False, embedding_std=0.07), embeddings=vectors)
+    tokens, head = model.tokens.weight.data, model.head.weight.data
+    assert not np.shares_memory(tokens, head)
+    for weight, length in ((tokens, 0.07), (head, 0.02)):
+        np.testing.assert_allclose(np.square(weight).mean(axis=1), length**2, rtol=0.02)
+        cosine = (weight * vectors).sum(1) / (np.linalg.norm(weight, axis=1) * np.linalg.norm(vectors, axis=1))
+        np.testing.assert_allclose(cosine, 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
