@@ -35,26 +35,47 @@ CHUNK = 1 << 22  # tokens counted at once
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  # terminal.progress_bar, or a silent one
 
 
+class PreparedText(NamedTuple):
+    """A token folder, and the share of it in what is learned: 1 unless several are mixed."""
+
+    folder: Path
+    manifest: Manifest
+    share: float
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A token folder and what was learned from it. `embeddings`: (vocab_size, d_model) float32, or None."""
+    """A token folder and what was learned from it. `embeddings`: (vocab_size, d_model) float32, or None.
+
+    mixed  all texts of a mixture, that of `folder` first; empty if there is no other
+    """
 
     folder: Path
     manifest: Manifest
     tokenizer: Tokenizer
     embeddings: np.ndarray | None
+    mixed: tuple[PreparedText, ...] = ()
+
+    @property
+    def texts(self) -> tuple[PreparedText, ...]:
+        """All that is learned from, with shares that add up to 1."""
+        return self.mixed or (PreparedText(self.folder, self.manifest, 1.0),)
 
     def unigram_loss(self, targets: np.ndarray) -> float:
         """Nats per token of `targets` (n,) for a model that only knows how often each token occurs (plus one)."""
-        train, counts = open_tokens(self.folder, "train"), np.ones(self.manifest.vocab_size)
-        for start in range(0, len(train), CHUNK):
-            counts += np.bincount(train[start : start + CHUNK], minlength=len(counts))
+        counts = np.ones(self.manifest.vocab_size)
+        n_tokens = sum(text.manifest.splits["train"].tokens for text in self.texts)
+        for text in self.texts:
+            train = open_tokens(text.folder, "train")
+            as_often = text.share * n_tokens / len(train)
+            for start in range(0, len(train), CHUNK):
+                counts += as_often * np.bincount(train[start : start + CHUNK], minlength=len(counts))
         return float(-np.log(counts / counts.sum())[targets].mean())
 
     def bytes_per_token(self) -> float:
         """UTF-8 bytes that a validation token stands for, on average: turns nats per token into bits per byte."""
-        split = self.manifest.splits["val"]
-        return float(split.bytes / split.tokens)
+        sides = [(text.manifest.splits["val"], text.share) for text in self.texts]
+        return float(sum(share * side.bytes / side.tokens for side, share in sides))
 
 
 def prepare(config: TrainConfig, stage: Stage) -> Prepared:
@@ -65,7 +86,7 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
     """
     fitted = fitted_folder(config)
     folder = token_folder(config)
-    manifest = _manifest(config, folder, fitted, stage)
+    manifest = read_or_make(config, folder, fitted.tokenizer if fitted else None, stage)
     tokenizer = Tokenizer.load(folder)
     _check_vocabulary(config, folder, manifest.vocab_size)
     if fitted and manifest.tokenizer_sha256 != fitted.tokenizer.sha256:
@@ -108,11 +129,17 @@ def token_folder(config: TrainConfig) -> Path:
     """Where the token files of `config.data` are, or will be: the folder itself if it is one, else in the cache."""
     if config.data is not None and holds_tokens(config.data):
         return Path(config.data)
-    text = msgspec.structs.replace(config.text, cache=None)
-    made_by: tuple[object, ...] = (config.model.vocab_size, text)
     if fitted := fitted_folder(config):
-        made_by = (fitted.tokenizer.sha256, text.val_fraction)
-    return cache_folder(config) / f"tokens-{_key(PREPARED_FORMAT, corpus.fingerprint(config.data), *made_by)}"
+        return cached_tokens(config, fitted.tokenizer)
+    text = msgspec.structs.replace(config.text, cache=None)
+    key = _key(PREPARED_FORMAT, corpus.fingerprint(config.data), config.model.vocab_size, text)
+    return cache_folder(config) / f"tokens-{key}"
+
+
+def cached_tokens(config: TrainConfig, tokenizer: Tokenizer) -> Path:
+    """Where the token files that a given tokenizer makes of `config.data` are, or will be."""
+    key = _key(PREPARED_FORMAT, corpus.fingerprint(config.data), tokenizer.sha256, config.text.val_fraction)
+    return cache_folder(config) / f"tokens-{key}"
 
 
 def cache_folder(config: TrainConfig) -> Path:
@@ -140,8 +167,11 @@ def _warn_of_held_out_text(config: TrainConfig, fitted: Fitted, manifest: Manife
                     config.pre_process, share, config.text.val_fraction)  # fmt: skip
 
 
-def _manifest(config: TrainConfig, folder: Path, fitted: Fitted | None, stage: Stage) -> Manifest:
-    """The manifest of a token folder, which is made if need be; a damaged one again, unless it is the user's."""
+def read_or_make(config: TrainConfig, folder: Path, tokenizer: Tokenizer | None, stage: Stage) -> Manifest:
+    """The manifest of a token folder, which is made if need be; a damaged one again, unless it is the user's.
+
+    tokenizer  that makes it (None: one that is trained on the text)
+    """
     if folder.is_dir():
         try:
             return read_manifest(folder)
@@ -151,7 +181,7 @@ def _manifest(config: TrainConfig, folder: Path, fitted: Fitted | None, stage: S
             log.warning("prepared text is damaged, making it again: %s", error)
             shutil.rmtree(folder)
     _check_writable(folder.parent)
-    _write_token_folder(config, folder, fitted.tokenizer if fitted else _train_tokenizer(config, stage), stage)
+    _write_token_folder(config, folder, tokenizer or _train_tokenizer(config, stage), stage)
     return read_manifest(folder)
 
 

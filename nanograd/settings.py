@@ -72,7 +72,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     config: Path | None = None
     """TOML file whose settings replace the preset's"""
     data: Path | None = None
-    """text file, folder of .txt/.md files, .jsonl with a `text` field, or token folder (None: Wikipedia excerpt)"""
+    """text file, folder of .txt/.md files, .jsonl with a `text` field, or token folder (None: Wikipedia excerpt)
+
+    Several are mixed by weight, PATH=WEIGHT,PATH=WEIGHT, and the tokenizer is the first one's."""
     pre_process: Path | None = None
     """folder by `python -m pre_process fit`, whose tokenizer and word vectors are used: none are trained"""
     out: Path | None = None

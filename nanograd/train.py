@@ -25,10 +25,11 @@ from nanograd.generate import generate
 from nanograd.io.checkpoint import save_tokenizer, save_weights
 from nanograd.io.run_folder import run_folder
 from nanograd.memory import PREPARING, check_disk, check_memory, estimate_memory
+from nanograd.mixing import first_text, prepare_all
 from nanograd.models import DecoderLM, count_parameters
 from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_scale, warmup_cosine
 from nanograd.plot import draw_loss
-from nanograd.prepare import Prepared, prepare, token_folder
+from nanograd.prepare import Prepared, token_folder
 from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.settings import PRESETS, TrainConfig, check_frozen
 from nanograd.tensor import no_grad
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.configure_logging(out / "train.log")
         check_trace_path(config.profile)  # it may lie in the run folder
         with compiled_kernels(config):
-            prepared = prepare(config, terminal.progress_bar)
+            prepared = prepare_all(config, terminal.progress_bar)
         return Run(config, prepared, out).train()
 
 
@@ -81,9 +82,8 @@ class Run:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, out: Path) -> None:
         self.config, self.prepared, self.out = config, prepared, out
-        ids = {"vocab_size": prepared.manifest.vocab_size, "end_of_text": prepared.tokenizer.end_of_text_id}
-        self.batches = Prefetch(training_batches(config, prepared.folder, **ids), ahead=config.loader.prefetch)
-        self.validation = validation_set(config, prepared.folder, **ids)
+        self.batches = Prefetch(training_batches(config, prepared), ahead=config.loader.prefetch)
+        self.validation = validation_set(config, prepared)
         check_disk(out, config.model)
         check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
@@ -264,7 +264,7 @@ def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
 
 def describe(config: TrainConfig) -> None:
     """What --dry-run prints: settings, parameters, tokens, memory."""
-    folder = token_folder(config)
+    folder = token_folder(first_text(config))
     memory = estimate_memory(config.model, config.batch_size, recompute_blocks=config.recompute_blocks)
     memory += 0 if folder.is_dir() else PREPARING
     per_step = config.accumulate * config.batch_size * config.model.context_length

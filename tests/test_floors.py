@@ -26,6 +26,7 @@ FLOORS = [
         "settings",
         "testing",
         "memory",
+        "mixing",
         "prepare",
         "generate",
         "terminal",

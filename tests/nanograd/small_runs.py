@@ -19,4 +19,4 @@ def fails(main, argv, message, capsys):
     assert terminal.run(main, argv) == 2
     err = capsys.readouterr().err.splitlines()
     assert [line for line in err if line.startswith("error: ")], err
-    assert message in err[-1]
+    assert message in err[-1], err[-1]

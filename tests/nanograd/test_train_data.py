@@ -6,6 +6,7 @@ import pytest
 from nanograd import terminal, train
 from nanograd.config import from_command_line
 from nanograd.data import Prefetch
+from nanograd.mixing import parse_data
 from nanograd.prepare import token_folder
 from nanograd.settings import PRESETS
 from pre_process.bin_shards import write_bin
@@ -61,3 +62,55 @@ def test_a_shard_that_is_cut_during_the_run_ends_it_in_one_line(
     argv = [*flags, "--data", str(bin_folder), "--prefetch", ahead, "--out", str(tmp_path / "x")]
     fails(train.main, argv, "text_train_000000.bin was ", capsys)
     assert len(records(tmp_path / "x")) in (6, 7, 8)
+
+
+@pytest.fixture
+def stories(tmp_path):
+    """A second text, in other words."""
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(f"zebras zigzag over quiet jungle {i} " * 40)
+    return folder
+
+
+def test_two_texts_are_mixed_by_weight(corpus, stories, flags, tmp_path):
+    """The second text is unlike the first: what is learned of it grows with its weight."""
+    losses = {}
+    for weight in ("0.1", "0.9"):
+        argv = [*flags, "--data", f"{corpus}={1 - float(weight)},{stories}={weight}", "--steps", "30", "--lr", "0.01",
+                "--layout", "packed", "--out", str(tmp_path / weight)]  # fmt: skip
+        assert terminal.run(train.main, argv) == 0
+        losses[weight] = records(tmp_path / weight)[-1]["unigram_loss"]
+    assert losses["0.1"] != losses["0.9"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{corpus}=1,{stories}", "stories' is no PATH=WEIGHT"),
+        ("{corpus}=1,{stories}=much", "is no PATH=WEIGHT"),
+        ("{corpus}=1,{corpus}=2", "twice"),
+        ("{corpus}=1,{stories}=0", "weights of --data must be positive"),
+        ("{corpus}=1,{stories}=1e-9", "less than 1/1024"),
+        ("{corpus}=1,{stories}/nowhere=1", "nowhere"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_one_line(corpus, stories, flags, tmp_path, capsys, data, message):
+    argv = [*flags, "--data", data.format(corpus=corpus, stories=stories), "--out", str(tmp_path / "x")]
+    fails(train.main, argv, message, capsys)
+    assert not (tmp_path / "x").exists()
+
+
+def test_token_files_of_another_tokenizer_are_not_mixed_in(corpus, bin_folder, stories, flags, tmp_path, capsys):
+    argv = [*flags, "--data", f"{stories}=1,{bin_folder}=1", "--out", str(tmp_path / "x")]
+    fails(train.main, argv, "was made with another tokenizer", capsys)
+
+
+def test_data_names_texts_and_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_data(None) == [(None, 1.0)]
+    assert parse_data("books/") == [("books/", 1.0)]
+    assert parse_data("books/=0.7,-=0.3") == [("books/", 0.7), (None, 0.3)]
+    (tmp_path / "a=1").touch()
+    assert parse_data("a=1") == [("a=1", 1.0)]
