@@ -64,7 +64,10 @@ PASSED_ON = object()  # its answer where the gradient is dy itself, if no other 
 class Node:
     """One remembered step. It holds what `backward` needs and nothing else: no inputs, no output."""
 
-    __slots__ = ("grad", "leaf", "order", "owned", "parents", "rule", "saved", "settings", "shape", "walked")
+    __slots__ = (
+        *("complete", "grad", "leaf", "order", "owned", "parents"),
+        *("rule", "saved", "settings", "shape", "walked"),
+    )
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Node:
         self.grad: Array | None = None
         self.owned = self.walked = False
         self.leaf: weakref.ref[Tensor] | None = None  # the tensor whose .grad keeps this node's gradient
+        self.complete: Callable[[], None] | None = None  # see Tensor.when_complete
 
     def receive(self, dy: Array, owned: bool = False) -> None:
         """Add a gradient. The first is never written to, unless it is ours: it may be shared with other nodes."""
@@ -92,12 +96,13 @@ class Node:
     def step_back(self) -> None:
         """Pass this node's gradient to its leaf and to its parents, then forget everything."""
         dy, self.grad = self.grad, None
-        if dy is None:  # every user answered None: this input is not differentiable (a mask, say)
-            return
-        if self.leaf is not None and (tensor := self.leaf()) is not None:
-            _accumulate(tensor, dy, self.owned)
-        if self.rule is not None:
-            self.pass_on(dy, self.rule)
+        if dy is not None:  # else no user gave one: it is not differentiable (a mask, say), or a leaf's own has it all
+            if self.leaf is not None and (tensor := self.leaf()) is not None:
+                _accumulate(tensor, dy, self.owned)
+            if self.rule is not None:
+                self.pass_on(dy, self.rule)
+        if self.complete is not None:
+            self.complete()
 
     def pass_on(self, dy: Array, rule: Rule) -> None:
         """Ask the rule for the parents' gradients."""
@@ -173,6 +178,16 @@ class Tensor:
         if self.node is None:
             raise RuntimeError("retain_grad: this tensor does not require a gradient")
         self.node.leaf = weakref.ref(self)
+
+    def when_complete(self, call: Callable[[], None] | None) -> None:
+        """Have each `backward` call this as soon as nothing more will be added to this leaf's gradient, nor its numbers
+        be read again: `call` may change them, and drop the gradient. None: no longer.
+
+        What nn.recompute hides is not foreseen: a parameter used inside and outside of it is complete twice.
+        """
+        if self.node is None or not self.is_leaf:
+            raise RuntimeError("when_complete: only a leaf that requires a gradient has one that can be complete")
+        self.node.complete = call
 
     def backward(self, dy: Array | None = None) -> None:
         """Add d⟨self, dy⟩/d(leaf) to `leaf.grad` for every leaf, and free the graph on the way.
@@ -269,7 +284,21 @@ def _oldest_first(root: Node, until: Sequence[Node]) -> list[Node]:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return sorted(seen.difference(until), key=attrgetter("order"))
+    nodes = sorted(seen.difference(until), key=attrgetter("order"))
+    return _leaves_in_time(nodes) if any(node.complete for node in nodes) else nodes
+
+
+def _leaves_in_time(nodes: list[Node]) -> list[Node]:
+    """The same order, but a leaf whose completion is waited for comes right before its oldest user, not before all."""
+    waiting, placed = {node for node in nodes if node.complete}, list[Node]()
+    for node in nodes:
+        for parent in node.parents:
+            if parent in waiting:
+                waiting.remove(parent)
+                placed.append(parent)
+        if not node.complete:
+            placed.append(node)
+    return [*waiting, *placed]
 
 
 def _apart(dy: Array, nodes: Sequence[Node]) -> Array:
@@ -286,6 +315,8 @@ def _target(node: Node | None) -> Array | None:
     if node.rule is not None:
         return node.grad if node.owned else None
     tensor = None if node.leaf is None else node.leaf()
+    if tensor is not None and tensor.grad is None and node.complete is not None:
+        tensor.grad = backend.array_module(tensor.data).zeros_like(tensor.data)  # summed up as if it had always been there
     return None if tensor is None else tensor.grad
 
 

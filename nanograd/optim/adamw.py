@@ -1,27 +1,23 @@
-"""Floor 4. AdamW: Adam with weight decay kept out of the gradient."""
+"""Floor 4. Adam, and AdamW: Adam with weight decay kept out of the gradient."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Collection
 
 from nanograd import backend
 from nanograd.backend import Array
 from nanograd.optim.compiled import compiled
 from nanograd.optim.flat import FlatParameters
+from nanograd.optim.optimizer import Optimizer, Part
 
-CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: six float32 arrays fit the L2 cache; few launches
 
-
-class AdamW:
+class AdamW(Optimizer):
     """Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
 
         m ← β₁ m + (1 − β₁) g             m̂ = m / (1 − β₁ᵗ)
         v ← β₂ v + (1 − β₂) g²            v̂ = v / (1 − β₂ᵗ)
         w ← w − lr λ w − lr m̂ / (√v̂ + ε)      λ = 0 for biases and gains
 
-    The formulas run chunk by chunk through two scratch arrays: no temporary is as large as the model. On a CPU a
-    compiled kernel takes their place, if there are many parameters.
+    The formulas run chunk by chunk: no temporary is as large as the model. On a CPU a compiled kernel takes their
+    place, if there are many parameters.
     """
 
     def __init__(
@@ -31,45 +27,30 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        names: Collection[str] | None = None,
     ) -> None:
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0 and weight_decay >= 0):
             raise ValueError(f"AdamW: betas {betas} in [0, 1), eps {eps} > 0, weight_decay {weight_decay} ≥ 0 wanted")
-        self.flat, self.betas, self.eps, self.weight_decay = flat, betas, eps, weight_decay
-        self.steps = 0
-        xp = backend.array_module(flat.parameters)
-        self.m, self.v = xp.zeros_like(flat.parameters), xp.zeros_like(flat.parameters)
-        self._chunk = min(len(self.m), CPU_CHUNK if xp is np else GPU_CHUNK)
-        self._scratch = xp.empty_like(self.m[: self._chunk]), xp.empty_like(self.m[: self._chunk])
+        super().__init__(flat, weight_decay=weight_decay, names=names)
+        self.betas, self.eps = betas, eps
+        self.m, self.v = self._zeros(), self._zeros()
 
-    def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
-        """Change the parameters by one update from `scale` · `flat.gradients`.
+    def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
+        """The formulas of the class, or their compiled twin."""
+        arrays = self.flat.parameters[part.where], g, self.m[part.own], self.v[part.own]
+        decay = self.weight_decay if part.decays else 0.0
+        if (kernels := compiled(self.m)) is not None:
+            settings = {"lr": lr, "betas": self.betas, "eps": self.eps, "decay": decay, "scale": scale}
+            kernels.adamw(*arrays, step=self.steps, zero_grad=zero_grad, **settings)
+            return
+        for chunk in self._in_chunks(*arrays):
+            self._formula(*chunk, lr, decay, scale)
+        if zero_grad:
+            g[...] = 0
 
-        scale      a factor that shortens the gradient: see clip_scale
-        zero_grad  leave zeros in flat.gradients, which otherwise stay as they are: it saves a pass over them
-        """
-        self.flat.check_views()
-        self.steps += 1
-        kernels = compiled(self.m)
-        for group, decay in ((self.flat.decayed, self.weight_decay), (self.flat.not_decayed, 0.0)):
-            if kernels is None:
-                self._update_in_chunks(group, lr, decay, scale)
-                if zero_grad:
-                    self.flat.gradients[group] = 0
-            else:
-                settings = {"lr": lr, "betas": self.betas, "eps": self.eps, "decay": decay, "scale": scale}
-                kernels.adamw(*self._views(group), step=self.steps, zero_grad=zero_grad, **settings)
-
-    def _views(self, part: slice) -> tuple[Array, Array, Array, Array]:
-        return self.flat.parameters[part], self.flat.gradients[part], self.m[part], self.v[part]
-
-    def _update_in_chunks(self, group: slice, lr: float, decay: float, scale: float) -> None:
-        for start in range(group.start, group.stop, self._chunk):
-            self._update(slice(start, min(start + self._chunk, group.stop)), lr, decay, scale)
-
-    def _update(self, chunk: slice, lr: float, decay: float, scale: float) -> None:
-        xp, (beta_1, beta_2) = backend.array_module(self.m), self.betas
-        w, g, m, v = self._views(chunk)
-        step, root = (scratch[: len(w)] for scratch in self._scratch)
+    def _formula(self, w: Array, g: Array, m: Array, v: Array, lr: float, decay: float, scale: float) -> None:
+        xp, (beta_1, beta_2) = backend.array_module(w), self.betas
+        step, root = xp.empty_like(w), xp.empty_like(w)
         if scale != 1:
             g = xp.multiply(g, scale, out=root)
         m *= beta_1
@@ -87,27 +68,16 @@ class AdamW:
             w *= 1 - lr * decay
         w -= step
 
-    def state_dict(self) -> dict[str, Any]:
-        """'steps', and 'm.NAME' and 'v.NAME' for each parameter: NumPy arrays, on the CPU the live ones."""
-        return {"steps": np.asarray(self.steps)} | {name: backend.to_host(view) for name, view in self._state().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises ValueError, before any change, if names or shapes misfit."""
-        views = self._state()
-        for name in ("steps", *views):
-            if name not in state:
-                raise ValueError(f"optimizer state: {name} is missing")
-        for name, view in views.items():
-            if tuple(state[name].shape) != view.shape:
-                raise ValueError(
-                    f"optimizer state: {name} has shape {tuple(state[name].shape)}, the model's is {view.shape}"
-                )
-        for name, view in views.items():
-            view[...] = backend.to_device(state[name], backend.device_of(view))
-        self.steps = int(state["steps"])
-
     def _state(self) -> dict[str, Array]:
-        means = {"m": self.m, "v": self.v}
-        return {
-            f"{letter}.{name}": view for letter, flat in means.items() for name, view in self.flat.split(flat).items()
-        }
+        return self._named("m", self.m) | self._named("v", self.v)
+
+
+class Adam(AdamW):
+    """Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1: AdamW with λ = 0.
+
+    There is no L2 term in the gradient: divided by √v̂ it would decay least what the loss moves most, which is why AdamW
+    exists.
+    """
+
+    def __init__(self, flat: FlatParameters, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        super().__init__(flat, betas=betas, eps=eps, weight_decay=0.0)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from nanograd import backend
+from nanograd.backend import Array
 from nanograd.optim.compiled import compiled
 from nanograd.optim.flat import FlatParameters
 
@@ -21,14 +22,18 @@ class NonFiniteGradientError(ArithmeticError):
 
 def grad_norm(flat: FlatParameters) -> float:
     """‖g‖₂ over all parameters. One float32 dot product over 13 million of them would be off in the third digit."""
-    xp, g = backend.array_module(flat.gradients), flat.gradients
+    return math.sqrt(sum_of_squares(flat.gradients))
+
+
+def sum_of_squares(g: Array) -> float:
+    """Σ g² of an array (n,)."""
+    xp = backend.array_module(g)
     if (kernels := compiled(g)) is not None:
-        return math.sqrt(kernels.sum_of_squares(g))
+        return float(kernels.sum_of_squares(g))
     whole = len(g) - len(g) % ROW
     rows, rest = g[:whole].reshape(-1, ROW), g[whole:]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead
-        squares = xp.einsum("ij,ij->i", rows, rows).astype(xp.float64).sum() + xp.dot(rest, rest)
-    return math.sqrt(float(squares))
+        return float(xp.einsum("ij,ij->i", rows, rows).astype(xp.float64).sum() + xp.dot(rest, rest))
 
 
 def clip_scale(flat: FlatParameters, max_norm: float) -> tuple[float, float]:

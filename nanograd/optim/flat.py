@@ -21,21 +21,24 @@ class FlatParameters:
     parameters, gradients  (N,) arrays that own the numbers from now on
     decayed                slice of the parameters with two or more axes: those that weight decay applies to
     not_decayed            slice of the rest: biases and gains
+
+    with_gradients=False leaves the gradients out, for an optimizer that takes each one as soon as it is there (fused.py)
     """
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, *, with_gradients: bool = True) -> None:
         named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         named.sort(key=lambda item: item[1].ndim < 2)  # stable: matrices first, otherwise in the module's order
         _check_alike(named)
         self.named: dict[str, Parameter] = dict(named)
         xp = backend.array_module(named[0][1].data)
         self.parameters: Array = xp.concatenate([parameter.data.reshape(-1) for _, parameter in named])
-        self.gradients: Array = xp.zeros_like(self.parameters)
+        self.gradients: Array = xp.zeros_like(self.parameters) if with_gradients else None
         n_decayed = sum(parameter.size for _, parameter in named if parameter.ndim >= 2)
         self.decayed, self.not_decayed = slice(0, n_decayed), slice(n_decayed, len(self.parameters))
-        data, grads = self.split(self.parameters), self.split(self.gradients)
+        data = self.split(self.parameters)
+        grads: dict[str, Array] = self.split(self.gradients) if with_gradients else dict.fromkeys(self.named)
         for name, parameter in named:
-            if parameter.grad is not None:
+            if parameter.grad is not None and with_gradients:
                 grads[name][...] = parameter.grad
             parameter.data, parameter.grad = data[name], grads[name]
         self._views = [(name, parameter, data[name], grads[name]) for name, parameter in named]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nanograd import nn
-from nanograd.optim import AdamW, FlatParameters, adamw
+from nanograd.optim import AdamW, FlatParameters
+from nanograd.optim import optimizer as optimizer_module
 
 
 class TwoKinds(nn.Module):
@@ -47,7 +48,7 @@ def test_the_formula_over_several_steps() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for chunk in (1, 4, 1000):
-        monkeypatch.setattr(adamw, "CPU_CHUNK", chunk)
+        monkeypatch.setattr(optimizer_module, "CPU_CHUNK", chunk)
         _, flat = packed()
         optimizer = AdamW(flat)
         for _ in range(3):

@@ -1,7 +1,7 @@
-"""AdamW and the gradient's norm in one pass over memory. The formulas are in nanograd/optim.
+"""AdamW, SGD, Lion and the gradient's norm, each in one pass over memory. The formulas are in nanograd/optim.
 
-A pass over n parameters reads four arrays and writes four; the formulas, and clipping and zeroing as passes of their
-own, would do that several times.
+A pass over n parameters reads up to four arrays and writes as many; the formulas, and clipping and zeroing as passes of
+their own, would do that several times.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ PART = 1 << 16  # parameters of one task
 @njit(**SERIAL)
 def _adamw(w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     """AdamW.step for arrays (n,): m, v, w and, if asked for, zeros in g"""
-    for_each(_update_part, (w.size + PART - 1) // PART, (w, g, m, v, numbers, zero_grad))
+    for_each(_adamw_part, (w.size + PART - 1) // PART, (w, g, m, v, numbers, zero_grad))
 
 
 @njit(**INNER)
-def _update_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
+def _adamw_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any, zero_grad: bool) -> None:
     scale, beta_1, rest_1, beta_2, rest_2, root_bias_2, eps, rate, keep = numbers
     here = slice(part * PART, (part + 1) * PART)
     w, g, m, v = w[here], g[here], m[here], v[here]  # counted from 0, or each index might be one from the end
@@ -33,6 +33,49 @@ def _update_part(part: int, w: Array, g: Array, m: Array, v: Array, numbers: Any
         vi = v[i] * beta_2 + gi * gi * rest_2
         m[i], v[i] = mi, vi
         w[i] = w[i] * keep - rate * (mi / (np.sqrt(vi) / root_bias_2 + eps))
+        if zero_grad:
+            g[i] = ZERO
+
+
+@njit(**SERIAL)
+def _sgd(w: Array, g: Array, m: Array, numbers: Any, remembers: bool, zero_grad: bool) -> None:
+    """SGD.step for arrays (n,): m, if it remembers, w and, if asked for, zeros in g"""
+    for_each(_sgd_part, (w.size + PART - 1) // PART, (w, g, m, numbers, remembers, zero_grad))
+
+
+@njit(**INNER)
+def _sgd_part(part: int, w: Array, g: Array, m: Array, numbers: Any, remembers: bool, zero_grad: bool) -> None:
+    scale, momentum, of_gradient, of_mean, keep = numbers
+    here = slice(part * PART, (part + 1) * PART)
+    w, g, m = w[here], g[here], m[here]
+    for i in range(len(w)):
+        gi = g[i] * scale
+        mi = gi
+        if remembers:
+            mi = m[i] * momentum + gi
+            m[i] = mi
+        w[i] = w[i] * keep - (gi * of_gradient + mi * of_mean)
+        if zero_grad:
+            g[i] = ZERO
+
+
+@njit(**SERIAL)
+def _lion(w: Array, g: Array, m: Array, numbers: Any, zero_grad: bool) -> None:
+    """Lion.step for arrays (n,): w, m and, if asked for, zeros in g"""
+    for_each(_lion_part, (w.size + PART - 1) // PART, (w, g, m, numbers, zero_grad))
+
+
+@njit(**INNER)
+def _lion_part(part: int, w: Array, g: Array, m: Array, numbers: Any, zero_grad: bool) -> None:
+    scale, beta_1, rest_1, beta_2, rest_2, rate, keep = numbers
+    here = slice(part * PART, (part + 1) * PART)
+    w, g, m = w[here], g[here], m[here]
+    for i in range(len(w)):
+        gi, mi = g[i] * scale, m[i]
+        between = mi * beta_1 + gi * rest_1
+        up, down = rate if between > ZERO else ZERO, rate if between < ZERO else ZERO
+        w[i] = w[i] * keep - up + down
+        m[i] = mi * beta_2 + gi * rest_2
         if zero_grad:
             g[i] = ZERO
 
@@ -70,6 +113,41 @@ def adamw(
     means = beta_1, 1 - beta_1, beta_2, 1 - beta_2, (1 - beta_2**step) ** 0.5
     numbers = scale, *means, eps, lr / (1 - beta_1**step), 1 - lr * decay
     run(_adamw, w.size, w, g, m, v, tuple(map(np.float32, numbers)), zero_grad)
+
+
+def sgd(
+    w: Array,
+    g: Array,
+    m: Array,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    scale: float,
+    zero_grad: bool,
+) -> None:
+    """One update of float32 arrays (n,), in place: SGD's formulas with the gradient `scale` g; momentum 0: m is unread."""
+    shares = (lr, lr * momentum) if nesterov else (0.0, lr)
+    numbers = tuple(map(np.float32, (scale, momentum, *shares, 1 - lr * decay)))
+    run(_sgd, w.size, w, g, m, numbers, momentum > 0, zero_grad)
+
+
+def lion(
+    w: Array,
+    g: Array,
+    m: Array,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    decay: float,
+    scale: float,
+    zero_grad: bool,
+) -> None:
+    """One update of float32 arrays (n,), in place: Lion's formulas with the gradient `scale` g."""
+    beta_1, beta_2 = betas
+    numbers = scale, beta_1, 1 - beta_1, beta_2, 1 - beta_2, lr, 1 - lr * decay
+    run(_lion, w.size, w, g, m, tuple(map(np.float32, numbers)), zero_grad)
 
 
 def sum_of_squares(g: Array) -> float:

@@ -1,0 +1,89 @@
+"""Floor 4. A running mean of the weights, beside any optimizer: it is calmer than the weights themselves."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nanograd import backend
+from nanograd.backend import Array
+from nanograd.optim.optimizer import Optimizer, Part
+
+
+class Averaged(Optimizer):
+    """An optimizer that also keeps an exponential moving average (EMA) of the weights after each of its steps.
+
+        a ← a + (1 − d) / (1 − dᵗ) (w − a),   that is   a = (1 − d) / (1 − dᵗ) Σᵢ dᵗ⁻ⁱ wᵢ,   i = 1 … t
+
+    d is `decay`. The weights of the mean add up to 1 from the first step on, as with Adam's m̂: what the model was before
+    training, which a mean that starts there would remember for 1 / (1 − d) steps, has no share.
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992
+    """
+
+    def __init__(self, optimizer: Optimizer, *, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"Averaged: decay {decay} must be above 0 and below 1")
+        super().__init__(optimizer.flat)
+        self.optimizer, self.decay = optimizer, decay
+        self.average = self._zeros()
+
+    def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
+        """A step of the optimizer, and one of the mean."""
+        self.optimizer.step(lr, scale=scale, zero_grad=zero_grad)
+        self._follow()
+
+    def begin(self) -> None:
+        """See Optimizer.begin."""
+        self.optimizer.begin()
+
+    def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
+        """What the optimizer does."""
+        self.optimizer.update(part, g, lr, scale=scale, zero_grad=zero_grad)
+
+    def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
+        """What the optimizer does."""
+        self.optimizer.update_parameter(name, gradient, lr)
+
+    def end(self) -> None:
+        """A step of the mean."""
+        self.optimizer.end()
+        self._follow()
+
+    def _follow(self) -> None:
+        self.steps = self.optimizer.steps
+        share = (1 - self.decay) / (1 - self.decay**self.steps)
+        for a, w in self._in_chunks(self.average, self.flat.parameters):
+            a += share * (w - a)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside this block the parameters hold the mean; afterwards what they held before, bit for bit."""
+        if not self.steps:  # no mean yet
+            yield
+            return
+        parameters = self.flat.parameters
+        weights = parameters.copy()
+        parameters[...] = self.average
+        try:
+            yield
+        finally:
+            parameters[...] = weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's, and 'average.NAME' for each parameter."""
+        own = {name: backend.to_host(view) for name, view in self._state().items()}
+        return self.optimizer.state_dict() | own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken: see Optimizer.load_state_dict."""
+        mine = {name: array for name, array in state.items() if name == "steps" or name.startswith("average.")}
+        inner = {name: array for name, array in state.items() if not name.startswith("average.")}
+        average = self.average.copy()
+        super().load_state_dict(mine)
+        try:
+            self.optimizer.load_state_dict(inner)
+        except ValueError:  # nothing may have changed
+            self.average[...], self.steps = average, self.optimizer.steps
+            raise
+
+    def _state(self) -> dict[str, Array]:
+        return self._named("average", self.average)

@@ -1,0 +1,111 @@
+"""Floor 4. Muon: momentum, made orthogonal, for the matrices inside; AdamW for everything else."""
+
+from collections.abc import Mapping
+
+from nanograd import backend
+from nanograd.backend import Array
+from nanograd.optim.adamw import AdamW
+from nanograd.optim.flat import FlatParameters
+from nanograd.optim.newton_schulz import orthogonalize
+from nanograd.optim.optimizer import Optimizer, Part
+
+
+class Muon(Optimizer):
+    """Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the scale of Liu et al. 2025.
+
+        m ← μ m + (1 − μ) g,     n = μ m + (1 − μ) g  (Nesterov's; or n = m)
+        w ← w − lr λ w − lr 0.2 √max(rows, columns) orthogonalize(n)
+
+    The nearest orthogonal matrix to n moves all directions alike, those too that the gradient hardly knows. Its numbers
+    have the root mean square 1/√max(rows, columns); the factor makes that 0.2, which is about AdamW's, so one learning
+    rate and one weight decay serve both.   Liu et al., "Muon is scalable for LLM training", 2025, §2.2
+
+    hidden    name → rows of the matrices that lie in this parameter one below the other. Packed queries, keys and values
+              are three maps, and each is made orthogonal by itself: in one tall matrix the columns could only be
+              orthonormal together, so a large gradient of the values would take from what queries and keys may move
+    lr_ratio  learning rate of the hidden matrices, as a multiple of the lr that AdamW gets
+    """
+
+    one_by_one = True
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        *,
+        hidden: Mapping[str, tuple[int, ...]],
+        lr_ratio: float = 1.0,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        if not (0 <= momentum < 1 and lr_ratio > 0):
+            raise ValueError(f"Muon: momentum {momentum} in [0, 1) and lr_ratio {lr_ratio} > 0 wanted")
+        _check_hidden(flat, hidden)
+        super().__init__(flat, weight_decay=weight_decay, names=hidden)
+        self.momentum, self.nesterov, self.lr_ratio = momentum, nesterov, lr_ratio
+        self.m = self._zeros()
+        self._rows = {part.where.start: hidden[name] for name, part in self.places.items()}
+        others = [name for name in flat.named if name not in hidden]
+        self.adamw = AdamW(flat, betas=betas, eps=eps, weight_decay=weight_decay, names=others)
+
+    def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
+        """Both halves: see Optimizer.step."""
+        super().step(lr, scale=scale, zero_grad=zero_grad)
+        for part in self.adamw.parts:
+            self.adamw.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
+
+    def begin(self) -> None:
+        """Count the step in both halves."""
+        super().begin()
+        self.adamw.steps = self.steps
+
+    def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
+        """The formulas of the class, on one parameter."""
+        w, m = self.flat.parameters[part.where].reshape(part.shape), self.m[part.own]
+        direction = self._direction(g, m, scale).reshape(part.shape)
+        rate, start = lr * self.lr_ratio, 0
+        if self.weight_decay:
+            w *= 1 - rate * self.weight_decay
+        for rows in self._rows[part.where.start]:
+            block = slice(start, start + rows)
+            step = orthogonalize(direction[block])
+            w[block] -= rate * 0.2 * max(step.shape) ** 0.5 * step
+            start += rows
+        if zero_grad:
+            g[...] = 0
+
+    def _direction(self, g: Array, m: Array, scale: float) -> Array:
+        """m, brought up to date; or that and a look ahead. Its length does not matter: it becomes orthogonal."""
+        new = g * ((1 - self.momentum) * scale)
+        m *= self.momentum
+        m += new
+        if not self.nesterov:
+            return m
+        new += self.momentum * m
+        return new
+
+    def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
+        """Change one parameter by the half that it belongs to: see Optimizer.update_parameter."""
+        if name in self.places:
+            super().update_parameter(name, gradient, lr)
+        else:
+            self.adamw.update_parameter(name, gradient, lr)
+
+    def _count(self, steps: int) -> None:
+        self.steps = self.adamw.steps = steps
+
+    def _state(self) -> dict[str, Array]:
+        return self._named("momentum", self.m) | self.adamw._state()
+
+
+def _check_hidden(flat: FlatParameters, hidden: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless each of `hidden` is a matrix of `flat`, and its parts are all of it."""
+    if not hidden:
+        raise ValueError("Muon: no hidden matrix was named")
+    for name, rows in hidden.items():
+        if name not in flat.named or flat.named[name].ndim != 2:
+            raise ValueError(f"Muon: {name} is no matrix of this model")
+        if sum(rows) != len(flat.named[name]):
+            raise ValueError(f"Muon: {name} has {len(flat.named[name])} rows, but its parts have {rows}")

@@ -1,0 +1,143 @@
+"""Floor 4. What every optimizer has: its places in the flat buffers, a count of its steps, a state to save.
+
+A step is `begin`, then `update` for each stretch of parameters, then `end`. An optimizer that is fused into backward
+(fused.py) makes the same calls with one parameter at a time.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanograd import backend
+from nanograd.backend import Array
+from nanograd.optim.flat import FlatParameters
+
+CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: six float32 arrays fit the L2 cache; few launches
+
+
+class Part(NamedTuple):
+    """Parameters that lie side by side and are treated alike: one of them, or many."""
+
+    where: slice  # in the flat buffers
+    own: slice  # in the optimizer's own arrays, which may belong to some of the parameters only
+    shape: tuple[int, ...]
+    decays: bool  # whether weight decay applies
+
+
+class Optimizer(ABC):
+    """Changes parameters in place. A subclass writes `update`, and `_state` if it remembers anything.
+
+    names         the parameters that are this optimizer's; None: all of `flat`
+    weight_decay  λ in w ← w − lr λ w, for parameters with two or more axes: decoupled from the gradient, whatever the
+                  optimizer.   Loshchilov & Hutter, "Decoupled weight decay regularization", 2019
+    """
+
+    one_by_one = False  # True: `update` wants one parameter at a time, in its shape
+
+    def __init__(
+        self, flat: FlatParameters, *, weight_decay: float = 0.0, names: Collection[str] | None = None
+    ) -> None:
+        self.flat, self.weight_decay, self.steps = flat, weight_decay, 0
+        self.places = dict(_places(flat, names))
+        self.size = sum(prod(part.shape) for part in self.places.values())
+        self.parts = list(self.places.values()) if self.one_by_one else _merged(self.places.values())
+
+    def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
+        """Change the parameters by one update from `scale` · `flat.gradients`.
+
+        scale      a factor that shortens the gradient: see clip_scale
+        zero_grad  leave zeros in flat.gradients, which otherwise stay as they are: it saves a pass over them
+        """
+        self.begin()
+        for part in self.parts:
+            self.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
+        self.end()
+
+    def begin(self) -> None:
+        """Count the step. Raises RuntimeError if a parameter has left its buffer."""
+        self.flat.check_views()
+        self.steps += 1
+
+    @abstractmethod
+    def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
+        """Change the parameters of `part` in place; g (n,) is their gradient, flat."""
+
+    def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
+        """Change one parameter, between `begin` and `end`: bit for bit as `step` would."""
+        self.update(self.places[name], gradient.reshape(-1), lr, scale=1.0, zero_grad=False)
+
+    def end(self) -> None:
+        """All parameters have been updated."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside this block the parameters hold what a model should be judged by: here, the weights themselves."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """'steps' and 'm.NAME', … for each parameter: NumPy arrays, on the CPU the live ones."""
+        return {"steps": np.asarray(self.steps)} | {name: backend.to_host(x) for name, x in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken. Raises ValueError, before any change, if names or shapes misfit."""
+        views = self._state()
+        for name, view in {"steps": np.asarray(0), **views}.items():
+            if name not in state:
+                raise ValueError(f"optimizer state: {name} is missing")
+            if tuple(state[name].shape) != view.shape:
+                raise ValueError(
+                    f"optimizer state: {name} has shape {tuple(state[name].shape)}, the model's is {view.shape}"
+                )
+        if unknown := sorted(set(state) - set(views) - {"steps"}):
+            raise ValueError(f"optimizer state: {unknown[0]} is not a part of {type(self).__name__}'s")
+        for name, view in views.items():
+            view[...] = backend.to_device(state[name], backend.device_of(view))
+        self._count(int(state["steps"]))
+
+    def _count(self, steps: int) -> None:
+        self.steps = steps
+
+    def _state(self) -> dict[str, Array]:
+        """name → view of everything that changes from step to step, but for the count of steps."""
+        return {}
+
+    def _zeros(self) -> Array:
+        """(size,) zeros: a number for each of this optimizer's parameters."""
+        return backend.array_module(self.flat.parameters).zeros(self.size, self.flat.parameters.dtype)
+
+    def _named(self, letter: str, own: Array) -> dict[str, Array]:
+        """'LETTER.NAME' → view into `own` (size,) with the shape of that parameter."""
+        return {f"{letter}.{name}": own[part.own].reshape(part.shape) for name, part in self.places.items()}
+
+    def _chunk(self) -> int:
+        return CPU_CHUNK if backend.array_module(self.flat.parameters) is np else GPU_CHUNK
+
+    def _in_chunks(self, *arrays: Array) -> Iterator[list[Array]]:
+        """Pieces of equally long arrays, one after the other: temporaries then are as small, and stay in the cache."""
+        chunk = self._chunk()
+        for start in range(0, len(arrays[0]), chunk):
+            yield [x[start : start + chunk] for x in arrays]
+
+
+def _places(flat: FlatParameters, names: Collection[str] | None) -> Iterator[tuple[str, Part]]:
+    start = 0
+    for name, where, shape in flat.places():
+        if names is None or name in names:
+            stop = start + where.stop - where.start
+            yield name, Part(where, slice(start, stop), shape, decays=len(shape) >= 2)
+            start = stop
+
+
+def _merged(parts: Collection[Part]) -> list[Part]:
+    """The same places in as few parts as possible."""
+    runs: list[Part] = []
+    for part in parts:
+        if runs and runs[-1].where.stop == part.where.start and runs[-1].decays == part.decays:
+            where, own = (slice(a.start, b.stop) for a, b in zip(runs[-1][:2], part[:2], strict=True))
+            runs[-1] = Part(where, own, (where.stop - where.start,), part.decays)
+        else:
+            runs.append(part)
+    return runs
