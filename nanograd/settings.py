@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from nanograd.models import PRESETS as MODEL_PRESETS
 from nanograd.models import DecoderLMConfig
+from nanograd.optim_settings import OptimConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
@@ -37,31 +38,6 @@ class LoaderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """a row: any T tokens (windows), whole documents that don't see each other (packed), or one document (padded)"""
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """batches made ahead, each by a thread of its own (0: when they are needed)"""
-
-
-class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """AdamW, its schedule and its guard rails."""
-
-    lr: Positive = 1e-3
-    """peak learning rate, reached after the warm-up"""
-    min_lr_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
-    """the cosine ends at this share of lr"""
-    warmup_steps: CountOrZero = 50
-    """steps of linear warm-up"""
-    beta1: Share = 0.9
-    """decay of the running mean of gradients"""
-    beta2: Share = 0.95
-    """decay of the running mean of squared gradients"""
-    eps: Positive = 1e-8
-    """keeps the division by the root of that mean finite"""
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.1
-    """decoupled decay of matrices; biases and norms never decay"""
-    clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """longest gradient, as a norm over all parameters (0: no limit)"""
-    label_smoothing: Share = 0.0
-    """share of each target spread over the whole vocabulary"""
-    z_loss: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """weight of the squared log-partition function in the loss"""
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,7 +98,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     model: DecoderLMConfig = DecoderLMConfig()
     """the decoder"""
     optim: OptimConfig = OptimConfig()
-    """AdamW, its schedule and its guard rails"""
+    """the optimizer, its schedule and its guard rails"""
 
 
 def check_frozen(config: TrainConfig) -> None:
@@ -153,7 +129,7 @@ PRESETS: dict[str, TrainConfig] = {
     "psyduck-60m": replace(
         _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, batch_size=16,
         sample_every=1000, text=TextConfig(pattern="cl100k"), init="random",
-        optim=OptimConfig(lr=3e-4, warmup_steps=0, min_lr_ratio=1.0, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
+        optim=OptimConfig(lr=3e-4, schedule="constant", warmup_steps=0, beta2=0.999, weight_decay=0.01, clip_norm=0.0),
     ),
     "llm-small-131m": replace(
         _tiny, preset="llm-small-131m", model=MODEL_PRESETS["llm-small-131m"], steps=24_000,

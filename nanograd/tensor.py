@@ -315,8 +315,8 @@ def _target(node: Node | None) -> Array | None:
     if node.rule is not None:
         return node.grad if node.owned else None
     tensor = None if node.leaf is None else node.leaf()
-    if tensor is not None and tensor.grad is None and node.complete is not None:
-        tensor.grad = backend.array_module(tensor.data).zeros_like(tensor.data)  # summed up as if it had always been there
+    if tensor is not None and tensor.grad is None and node.complete is not None:  # add up as if there had been one
+        tensor.grad = backend.array_module(tensor.data).zeros_like(tensor.data)
     return None if tensor is None else tensor.grad
 
 

@@ -27,7 +27,8 @@ from nanograd.io.run_folder import run_folder
 from nanograd.memory import PREPARING, check_disk, check_memory, estimate_memory
 from nanograd.mixing import first_text, prepare_all
 from nanograd.models import DecoderLM, count_parameters
-from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_scale, warmup_cosine
+from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientError, clip_scale
+from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.plot import draw_loss
 from nanograd.prepare import Prepared, token_folder
 from nanograd.profile import FirstSteps, check_trace_path
@@ -91,9 +92,9 @@ class Run:
         if config.freeze_embeddings:
             self.model.freeze_embeddings()
         self.model.to(config.device)
-        self.parameters = FlatParameters(self.model)
-        o = config.optim
-        self.optimizer = AdamW(self.parameters, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay)
+        self.parameters = FlatParameters(self.model, with_gradients=not config.optim.fuse_optimizer)
+        self.optimizer = make_optimizer(config.optim, self.parameters, self.model.hidden_matrices())
+        self.fused = FusedIntoBackward(self.optimizer) if config.optim.fuse_optimizer else None
         targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
         self.unigram_loss = prepared.unigram_loss(targets[targets != NO_TARGET])
         self.val_loss: float | None = None  # of the model that was saved last
@@ -118,7 +119,8 @@ class Run:
                 last = step == self.config.steps or bool(stop.exit_code)
                 profiled.finish(step, display.console, last=last)
                 if step % self.config.eval_every == 0 or last:
-                    self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
+                    with self.optimizer.averaged():
+                        self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
                     record["unigram_loss"] = self.unigram_loss
                 record["seconds"] = time.perf_counter() - started
                 with naming_file(metrics_path):
@@ -158,17 +160,8 @@ class Run:
         first = (step - 1) * config.accumulate
         batches = [self.batch(i) for i in range(first, first + config.accumulate)]
         tokens = sum(batch.n_targets for batch in batches)
-        loss = sum(self.backward(batch, share=batch.n_targets / tokens) for batch in batches)
-        grad_norm, scale = self._clip(step, loss)
-        lr = warmup_cosine(
-            step - 1,
-            peak=config.optim.lr,
-            warmup_steps=config.optim.warmup_steps,
-            total_steps=config.steps,
-            min_ratio=config.optim.min_lr_ratio,
-        )
-        with part("optimizer"):
-            self.optimizer.step(lr, scale=scale, zero_grad=True)
+        lr = learning_rate_of(config.optim, step - 1, config.steps)
+        loss, grad_norm = self._update(step, batches, lr)
         self.tokens += tokens
         seconds = time.perf_counter() - started
         return {
@@ -180,14 +173,26 @@ class Run:
             "tokens_per_second": tokens / seconds,
         }
 
-    def _clip(self, step: int, loss: float) -> tuple[float, float]:
-        """The gradients' norm, and what to scale them by; raises ValueError if they are no numbers."""
+    def _update(self, step: int, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
+        """Backward over all micro-batches, and the optimizer. Returns loss and length of the gradient."""
+        tokens, loss = sum(batch.n_targets for batch in batches), math.nan
         try:
+            if self.fused is not None:
+                with self.fused.step(lr):
+                    loss = self.backward(batches[0], share=1.0)
+                return loss, self.fused.norm
+            loss = sum(self.backward(batch, share=batch.n_targets / tokens) for batch in batches)
             with part("gradient norm"):
-                return clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
-        except NonFiniteGradientError:
-            kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
-            raise ValueError(f"training diverged at step {step}, loss {loss}: give a lower --lr{kept}") from None
+                grad_norm, scale = clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
+        except NonFiniteGradientError as error:
+            raise self._diverged(step, str(error) if self.fused else f"loss {loss}") from None
+        with part("optimizer"):
+            self.optimizer.step(lr, scale=scale, zero_grad=True)
+        return loss, grad_norm
+
+    def _diverged(self, step: int, why: str) -> ValueError:
+        kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
+        return ValueError(f"training diverged at step {step}, {why}: give a lower --lr{kept}")
 
     def batch(self, index: int) -> Batch:
         """Micro-batch `index`."""
@@ -207,7 +212,8 @@ class Run:
 
     def save(self, step: int) -> None:
         """Weights and the picture of the curve so far."""
-        save_weights(self.out, self.model)
+        with self.optimizer.averaged():
+            save_weights(self.out, self.model)
         self.saved_step = step
         draw_loss(self.out)
 
@@ -215,16 +221,17 @@ class Run:
         """What the model says now; drawn from a stream of its own, so sampling never changes the training."""
         tokenizer = self.prepared.tokenizer
         prompt = [tokenizer.end_of_text_id, *tokenizer.encode(self.config.sample_prompt)]
-        ids = generate(
-            self.model,
-            prompt,
-            max_new_tokens=self.config.sample_tokens,
-            rng=random.generator(self.config.seed, f"sample {step}"),
-            temperature=0.8,
-            top_p=0.95,
-            stop_id=tokenizer.end_of_text_id,
-            allowed=tokenizer.vocab_size,
-        )
+        with self.optimizer.averaged():
+            ids = generate(
+                self.model,
+                prompt,
+                max_new_tokens=self.config.sample_tokens,
+                rng=random.generator(self.config.seed, f"sample {step}"),
+                temperature=0.8,
+                top_p=0.95,
+                stop_id=tokenizer.end_of_text_id,
+                allowed=tokenizer.vocab_size,
+            )
         text = tokenizer.decode(np.array([*prompt[1:], *ids]))
         log.info("step %d, sample: %s", step, text)
         return text

@@ -24,6 +24,7 @@ FLOORS = [
         "data",
         "config",
         "settings",
+        "optim_settings",
         "testing",
         "memory",
         "mixing",

@@ -210,6 +210,19 @@ class DecoderLM(nn.Module):
             x = x + self.positions(nn.token_positions(ids, padding_mask, starts))
         return self.dropout(x)
 
+    def hidden_matrices(self) -> dict[str, tuple[int, ...]]:
+        """The matrices of the blocks: name → rows of the maps that lie in it one below the other.
+
+        Queries, keys and values are three maps; SwiGLU's gates and what they let through are two.
+        """
+        parts = {"qkv.weight": 3, "up.weight": 2 if self.config.activation == "swiglu" else 1}
+        found = {}
+        for name, parameter in self.named_parameters():
+            if name.startswith("blocks.") and parameter.ndim == 2:
+                n = next((n for end, n in parts.items() if name.endswith(end)), 1)
+                found[name] = (len(parameter) // n,) * n
+        return found
+
     @no_grad()
     def attention_weights(self, ids: Array) -> list[Array]:
         """One array (B, H, T, T) per block: row t says how much position t takes from each earlier one."""

@@ -44,11 +44,11 @@ class AdamW(Optimizer):
             kernels.adamw(*arrays, step=self.steps, zero_grad=zero_grad, **settings)
             return
         for chunk in self._in_chunks(*arrays):
-            self._formula(*chunk, lr, decay, scale)
+            self._formula(*chunk, lr=lr, decay=decay, scale=scale)
         if zero_grad:
             g[...] = 0
 
-    def _formula(self, w: Array, g: Array, m: Array, v: Array, lr: float, decay: float, scale: float) -> None:
+    def _formula(self, w: Array, g: Array, m: Array, v: Array, *, lr: float, decay: float, scale: float) -> None:
         xp, (beta_1, beta_2) = backend.array_module(w), self.betas
         step, root = xp.empty_like(w), xp.empty_like(w)
         if scale != 1:

@@ -14,8 +14,8 @@ class Averaged(Optimizer):
 
         a ← a + (1 − d) / (1 − dᵗ) (w − a),   that is   a = (1 − d) / (1 − dᵗ) Σᵢ dᵗ⁻ⁱ wᵢ,   i = 1 … t
 
-    d is `decay`. The weights of the mean add up to 1 from the first step on, as with Adam's m̂: what the model was before
-    training, which a mean that starts there would remember for 1 / (1 − d) steps, has no share.
+    d is `decay`. The shares add up to 1 from the first step on, as with Adam's m̂. The model before training has none: a
+    mean that starts there would remember it for some 1 / (1 − d) steps.
     Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992
     """
 

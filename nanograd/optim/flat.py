@@ -22,7 +22,7 @@ class FlatParameters:
     decayed                slice of the parameters with two or more axes: those that weight decay applies to
     not_decayed            slice of the rest: biases and gains
 
-    with_gradients=False leaves the gradients out, for an optimizer that takes each one as soon as it is there (fused.py)
+    with_gradients=False leaves the gradients out, for an optimizer that takes each as soon as it is there: fused.py
     """
 
     def __init__(self, module: Module, *, with_gradients: bool = True) -> None:

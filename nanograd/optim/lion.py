@@ -33,11 +33,11 @@ class Lion(Optimizer):
             kernels.lion(*arrays, lr=lr, betas=self.betas, decay=decay, scale=scale, zero_grad=zero_grad)
             return
         for chunk in self._in_chunks(*arrays):
-            self._formula(*chunk, lr, decay, scale)
+            self._formula(*chunk, lr=lr, decay=decay, scale=scale)
         if zero_grad:
             g[...] = 0
 
-    def _formula(self, w: Array, g: Array, m: Array, lr: float, decay: float, scale: float) -> None:
+    def _formula(self, w: Array, g: Array, m: Array, *, lr: float, decay: float, scale: float) -> None:
         xp, (beta_1, beta_2) = backend.array_module(w), self.betas
         g = xp.multiply(g, scale)
         direction = xp.sign(beta_1 * m + (1 - beta_1) * g)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from nanograd import backend
 from nanograd.backend import Array
 from nanograd.optim.adamw import AdamW
 from nanograd.optim.flat import FlatParameters
@@ -20,9 +19,9 @@ class Muon(Optimizer):
     have the root mean square 1/√max(rows, columns); the factor makes that 0.2, which is about AdamW's, so one learning
     rate and one weight decay serve both.   Liu et al., "Muon is scalable for LLM training", 2025, §2.2
 
-    hidden    name → rows of the matrices that lie in this parameter one below the other. Packed queries, keys and values
-              are three maps, and each is made orthogonal by itself: in one tall matrix the columns could only be
-              orthonormal together, so a large gradient of the values would take from what queries and keys may move
+    hidden    name → rows of the maps that lie in this parameter one below the other. Packed queries, keys and values
+              are three, and each is made orthogonal by itself: in one tall matrix the columns could only be orthonormal
+              together, so a large gradient of the values would take from what queries and keys may move
     lr_ratio  learning rate of the hidden matrices, as a multiple of the lr that AdamW gets
     """
 

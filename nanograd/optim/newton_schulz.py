@@ -14,10 +14,10 @@ def orthogonalize(g: Array) -> Array:
 
         X = g / ‖g‖,     X ← a X + (b A + c A²) X,   A = X Xᵀ
 
-    Each step turns a singular value s into a s + b s³ + c s⁵ and leaves the singular vectors alone. The coefficients make
-    the slope at 0 as steep as possible, so small singular values are large in few steps; the price is that they end
-    between about 0.7 and 1.2 instead of at 1, which does not matter for training.
-    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, kellerjordan.github.io/posts/muon
+    Each step turns a singular value s into a s + b s³ + c s⁵ and leaves the singular vectors alone. The coefficients
+    make the slope at 0 as steep as possible, so that small ones grow fast; the price is that they end between about 0.7
+    and 1.2 instead of at 1, which does not matter for training.   Jordan et al., "Muon", 2024,
+    https://kellerjordan.github.io/posts/muon
     """
     xp, tall = backend.array_module(g), g.shape[0] > g.shape[1]
     x = xp.ascontiguousarray(g.T if tall else g)  # A is then as small as possible

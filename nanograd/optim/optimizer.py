@@ -4,7 +4,6 @@ A step is `begin`, then `update` for each stretch of parameters, then `end`. An 
 (fused.py) makes the same calls with one parameter at a time.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
@@ -28,7 +27,7 @@ class Part(NamedTuple):
     decays: bool  # whether weight decay applies
 
 
-class Optimizer(ABC):
+class Optimizer:
     """Changes parameters in place. A subclass writes `update`, and `_state` if it remembers anything.
 
     names         the parameters that are this optimizer's; None: all of `flat`
@@ -62,9 +61,9 @@ class Optimizer(ABC):
         self.flat.check_views()
         self.steps += 1
 
-    @abstractmethod
     def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
         """Change the parameters of `part` in place; g (n,) is their gradient, flat."""
+        raise NotImplementedError
 
     def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
         """Change one parameter, between `begin` and `end`: bit for bit as `step` would."""

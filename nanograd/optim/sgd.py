@@ -8,7 +8,7 @@ from nanograd.optim.optimizer import Optimizer, Part
 
 
 class SGD(Optimizer):
-    """Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum", 2013, as PyTorch scales it.
+    """Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013; PyTorch's scaling.
 
         m ← μ m + g
         w ← w − lr λ w − lr m               Nesterov's:  w ← w − lr λ w − lr (g + μ m)
@@ -36,11 +36,11 @@ class SGD(Optimizer):
             kernels.sgd(w, g, m, zero_grad=zero_grad, **settings)
             return
         for chunk in self._in_chunks(w, g, m):
-            self._formula(*chunk, lr, decay, scale)
+            self._formula(*chunk, lr=lr, decay=decay, scale=scale)
         if zero_grad:
             g[...] = 0
 
-    def _formula(self, w: Array, g: Array, m: Array, lr: float, decay: float, scale: float) -> None:
+    def _formula(self, w: Array, g: Array, m: Array, *, lr: float, decay: float, scale: float) -> None:
         xp = backend.array_module(w)
         step = xp.multiply(g, scale)
         if self.momentum:

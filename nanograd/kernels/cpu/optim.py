@@ -127,7 +127,7 @@ def sgd(
     scale: float,
     zero_grad: bool,
 ) -> None:
-    """One update of float32 arrays (n,), in place: SGD's formulas with the gradient `scale` g; momentum 0: m is unread."""
+    """Update float32 arrays (n,) in place: SGD's formulas with the gradient `scale` g. Without momentum m is unread."""
     shares = (lr, lr * momentum) if nesterov else (0.0, lr)
     numbers = tuple(map(np.float32, (scale, momentum, *shares, 1 - lr * decay)))
     run(_sgd, w.size, w, g, m, numbers, momentum > 0, zero_grad)
@@ -144,7 +144,7 @@ def lion(
     scale: float,
     zero_grad: bool,
 ) -> None:
-    """One update of float32 arrays (n,), in place: Lion's formulas with the gradient `scale` g."""
+    """Update float32 arrays (n,) in place: Lion's formulas with the gradient `scale` g."""
     beta_1, beta_2 = betas
     numbers = scale, beta_1, 1 - beta_1, beta_2, 1 - beta_2, lr, 1 - lr * decay
     run(_lion, w.size, w, g, m, tuple(map(np.float32, numbers)), zero_grad)
