@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
     config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare={"--profile": ""})
     terminal.configure_logging()
+    config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
     check_frozen(config)
     backend.check_device(config.device)
     kernels.check_matmul_precision(config.matmul_precision, config.device)
