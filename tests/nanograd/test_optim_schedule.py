@@ -51,9 +51,7 @@ def test_half_way_down_a_cosine_is_half_way_between():
     total=st.integers(1, 80),
     ratio=st.just(0.0) | st.floats(1e-6, 1),
     peak=st.floats(1e-6, 10),
-    decay=st.fixed_dictionaries(
-        {"decay_share": st.floats(0, 1), "decay_shape": st.sampled_from(["linear", "1-sqrt"])}
-    ),
+    decay=st.fixed_dictionaries({"decay_share": st.floats(0, 1), "decay_shape": st.sampled_from(["linear", "1-sqrt"])}),
 )
 def test_it_rises_then_falls_between_its_bounds(name, warmup, total, ratio, peak, decay):
     settings = {"peak": peak, "warmup_steps": warmup}

@@ -74,7 +74,10 @@ def test_every_option_reaches_its_optimizer():
     [
         ("--momentum 0.9", "--momentum 0.9 is no option of the optimizer adamw, but of sgd, muon"),
         ("--optimizer adam --weight-decay 0.1", "--weight-decay 0.1 is no option of the optimizer adam, but of adamw,"),
-        ("--optimizer sgd --beta1 0.9", "--beta1 0.9 is no option of the optimizer sgd, but of adamw, adam, lion, muon"),
+        (
+            "--optimizer sgd --beta1 0.9",
+            "--beta1 0.9 is no option of the optimizer sgd, but of adamw, adam, lion, muon",
+        ),
         ("--optimizer lion --muon-lr 0.1", "--muon-lr 0.1 is no option of the optimizer lion, but of muon"),
         ("--schedule constant --min-lr-ratio 0", "--min-lr-ratio 0.0 is no option of the schedule constant"),
         ("--decay-share 0.1", "--decay-share 0.1 is no option of the schedule cosine, but of wsd"),
