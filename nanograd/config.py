@@ -105,7 +105,7 @@ def to_toml(settings: msgspec.Struct) -> str:
 
 
 def _convert(values: dict[str, Any], kind: type[Settings]) -> Settings:
-    for path, value in _leaves(values):
+    for path, value in leaves(values):
         if isinstance(value, float) and not math.isfinite(value):  # no bound of msgspec's stops infinity
             raise ConfigError(f"{_flag(path)}: {value} is not a finite number")
     try:
@@ -113,7 +113,7 @@ def _convert(values: dict[str, Any], kind: type[Settings]) -> Settings:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         path = path.rstrip("`")
-        given = dict(_leaves(values)).get(path)
+        given = dict(leaves(values)).get(path)
         got = f", got {given}" if isinstance(given, int | float) and ", got" not in reason else ""
         raise ConfigError(f"{_flag(path)}: {reason}{got}" if path else reason) from None
 
@@ -125,11 +125,11 @@ def _with_values(argv: Sequence[str], bare: Mapping[str, str]) -> list[str]:
     return [f"{a}={bare[a]}" if a in bare and b.startswith("--") else a for a, b in pairs]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, value) of everything that is no table."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

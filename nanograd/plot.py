@@ -1,28 +1,38 @@
-"""Floor 6. Pictures of a run: python -m nanograd.plot RUN"""
+"""Floor 6. Pictures of runs: python -m nanograd.plot RUN [RUN …] --out FILE.png"""
 
 import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from nanograd import terminal
-from nanograd.config import parse_flags
+from nanograd.config import leaves, parse_flags, read_toml
 from nanograd.io.checkpoint import load_model
 from pre_process.files import write_atomic
 
-ABOUT = "Draw RUN/loss.png from metrics.jsonl; with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."
+ABOUT = (
+    "Draw RUN/loss.png from metrics.jsonl, or several runs in one picture, told apart by the settings that differ; "
+    "with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."
+)
+Axis = Literal["step", "tokens", "seconds"]
+MOST_SETTINGS = 4  # that a legend names for one run
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average; near the ends the window shrinks, so a constant stays that constant everywhere."""
-    kernel = np.ones(min(window, len(values)))
-    total = np.convolve(values, kernel, mode="same")
-    return total / np.convolve(np.ones(len(values)), kernel, mode="same")
+    """Centred moving average; near the ends the window shrinks, so a constant stays that constant everywhere.
+
+    What is no number is left out of the averages; where nothing else is near, the result is NaN.
+    """
+    kernel, known = np.ones(min(window, len(values))), np.isfinite(values)
+    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    count = np.convolve(known, kernel, mode="same")
+    averages: np.ndarray = np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0.5)
+    return averages
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -39,25 +49,91 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def draw_loss(run: Path) -> Path:
     """Write RUN/loss.png: training loss (each step and smoothed), validation loss, the unigram model as a yardstick."""
+    return draw_runs([run], run / "loss.png")
+
+
+def draw_runs(runs: Sequence[Path], path: Path, *, x: Axis = "step") -> Path:
+    """Write the loss curves of one run or of several. Raises ValueError for a run without metrics."""
     from matplotlib.figure import Figure
 
+    curves = [_curves(run, x) for run in runs]
+    labels = [""] if len(runs) == 1 else name_runs(runs)
+    figure = Figure(figsize=(8, 4.5) if len(runs) == 1 else (9, 6), layout="constrained")
+    title = runs[0].resolve().name if len(runs) == 1 else ""
+    axes = figure.add_subplot(xlabel=x, ylabel="loss (nats per token)", title=title)
+    for number, (found, label) in enumerate(zip(curves, labels, strict=True)):
+        _draw_run(axes, found, label, f"C{number % 10}")
+    for unigram in sorted({found.unigram for found in curves if found.unigram is not None}):
+        axes.axhline(unigram, color="gray", linestyle=":", label=f"unigram model, {unigram:.2f}")
+    axes.grid(alpha=0.3)
+    if len(runs) == 1:
+        axes.legend()
+    else:
+        axes.plot([], [], color="gray", linewidth=1, label="without dots: training, smoothed")
+        figure.legend(loc="outside lower center", fontsize=9)  # however many runs there are
+    return _write(figure, path)
+
+
+class Curves(NamedTuple):
+    """Of one run: where each step stands on the x axis and its loss; the same of each validation."""
+
+    at: np.ndarray
+    loss: np.ndarray
+    val_at: np.ndarray
+    val_loss: np.ndarray
+    unigram: float | None
+
+
+def _curves(run: Path, x: Axis) -> Curves:
     records = read_metrics(run)
     if not records:
         raise ValueError(f"{run / 'metrics.jsonl'} has no complete line yet")
-    steps, losses = (np.array([r[key] for r in records], float) for key in ("step", "loss"))
-    measured = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)", title=run.resolve().name)
-    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(steps, smooth(losses, max(1, len(steps) // 40)), color="tab:blue", label=f"training, {losses[-1]:.2f}")
-    if measured:
-        axes.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label=f"validation, {measured[-1][1]:.2f}")
-    if "unigram_loss" in records[-1]:
-        unigram = records[-1]["unigram_loss"]
-        axes.axhline(unigram, color="gray", linestyle=":", label=f"unigram model, {unigram:.2f}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return _write(figure, run / "loss.png")
+    measured = [r for r in records if r.get("val_loss") is not None]
+    return Curves(
+        _column(run, records, x),
+        _column(run, records, "loss"),
+        _column(run, measured, x),
+        _column(run, measured, "val_loss"),
+        measured[-1].get("unigram_loss") if measured else None,
+    )
+
+
+def _column(run: Path, records: list[dict[str, Any]], key: str) -> np.ndarray:
+    if records and key not in records[0]:
+        raise ValueError(f"{run / 'metrics.jsonl'} says nothing of {key!r}")
+    return np.array([record.get(key) for record in records], float)  # None, a loss that was no number, becomes NaN
+
+
+def _draw_run(axes: Any, found: Curves, label: str, color: str) -> None:
+    """Training in the run's colour; validation in the same, dotted, or for a single run in another."""
+    smoothed = smooth(found.loss, max(1, len(found.at) // 40))
+    axes.plot(found.at, found.loss, color=color, alpha=0.12 if label else 0.25, linewidth=0.8)
+    said = f"training, {found.loss[-1]:.2f}" if not label else None
+    axes.plot(found.at, smoothed, color=color, label=said, linewidth=1 if label else 1.5)
+    if len(found.val_at):
+        last = f"validation, {found.val_loss[-1]:.2f}"
+        style = {"color": color if label else "C1", "markersize": 4 if label else 6}
+        axes.plot(found.val_at, found.val_loss, "o-", label=f"{label}: {last}" if label else last, **style)
+    elif label:
+        axes.plot([], [], color=color, label=f"{label}: training, {smoothed[-1]:.2f}")
+
+
+def name_runs(runs: Sequence[Path]) -> list[str]:
+    """A name for each run: its folder and those settings that are not the same in all."""
+    settings = [_settings(run) for run in runs]
+    keys = [key for key in dict.fromkeys(key for s in settings for key in s)
+            if len({str(s.get(key, "–")) for s in settings}) > 1]  # fmt: skip
+    names = []
+    for run, found in zip(runs, settings, strict=True):
+        said = [f"{key.rpartition('.')[2]} {found.get(key, '–')}" for key in keys[:MOST_SETTINGS]]
+        more = [f"{len(keys) - MOST_SETTINGS} more"] if len(keys) > MOST_SETTINGS else []
+        names.append(", ".join([run.resolve().name, *said, *more]))
+    return names
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    path = run / "config.toml"
+    return dict(leaves(read_toml(path))) if path.is_file() else {}
 
 
 def draw_attention(weights: np.ndarray, tokens: Sequence[str], path: Path) -> Path:
@@ -83,10 +159,14 @@ def _write(figure: Any, path: Path) -> Path:
 
 
 class PlotConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Draw a run's loss curve, and where its model looks."""
+    """Draw the loss curves of runs, and where a model looks."""
 
-    run: str
-    """run folder that nanograd.train made"""
+    runs: tuple[str, ...]
+    """run folders that nanograd.train made"""
+    out: str = ""
+    """file of the picture (default for one run: RUN/loss.png)"""
+    x: Axis = "step"
+    """what the curves are drawn against"""
     attention: str = ""
     """text whose attention maps are drawn, one panel for each layer and head"""
 
@@ -105,10 +185,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw and print the paths. Raises ValueError and OSError on bad input."""
     config = parse_flags(PlotConfig, argv, prog="python -m nanograd.plot", about=ABOUT)
     terminal.configure_logging()
-    run = Path(config.run)
-    print(draw_loss(run))
+    runs = [Path(run) for run in config.runs]
+    if not runs:
+        raise ValueError("name the run folder that nanograd.train printed, or several")
+    if len(runs) > 1 and not config.out:
+        raise ValueError("several runs in one picture: give --out FILE.png")
+    if len(runs) > 1 and config.attention:
+        raise ValueError("--attention draws one run's model: name one run")
+    print(draw_runs(runs, Path(config.out or runs[0] / "loss.png"), x=config.x))
     if config.attention:
-        print(draw_attention(*attention_maps(run, config.attention), run / "attention.png"))
+        print(draw_attention(*attention_maps(runs[0], config.attention), runs[0] / "attention.png"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanograd.plot import draw_attention, draw_loss, read_metrics, smooth
+from nanograd import plot, terminal
+from nanograd.plot import draw_attention, draw_loss, name_runs, read_metrics, smooth
+from tests.nanograd.small_runs import fails
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,3 +59,58 @@ def test_damage_and_absence_are_named(tmp_path):
 def test_attention_maps_are_a_png(tmp_path):
     weights = np.tril(np.full((2, 3, 4, 4), 0.25))
     assert draw_attention(weights, ["a", "b", "$c", "d_"], tmp_path / "attention.png").read_bytes().startswith(PNG)
+
+
+@given(st.lists(st.sampled_from([1.5, float("nan"), float("inf")]), min_size=1, max_size=30), st.integers(1, 9))
+def test_what_is_no_number_is_left_out_of_averages(values, window):
+    found = smooth(np.array(values), window)
+    assert (np.isclose(found, 1.5) | np.isnan(found)).all()
+    assert np.isfinite(found[np.isfinite(values)]).all()
+
+
+def run_with(folder, settings="", losses=(3.0, 2.0, 1.0)):
+    folder.mkdir()
+    last = len(losses)
+    write(folder, [{"step": i, "tokens": 10 * i, "loss": loss, **({"val_loss": loss} if i == last else {})}
+                   for i, loss in enumerate(losses, start=1)])  # fmt: skip
+    (folder / "config.toml").write_text(settings)
+    return folder
+
+
+def test_a_legend_names_the_settings_that_differ_and_no_other(tmp_path):
+    a = run_with(tmp_path / "a", 'steps = 5\npreset = "tiny"\n[optim]\nlr = 0.1\n')
+    b = run_with(tmp_path / "b", 'steps = 5\npreset = "tiny"\n[optim]\nlr = 0.2\n')
+    c = run_with(tmp_path / "c", 'steps = 5\npreset = "tiny"\ndata = "x"\n[optim]\nlr = 0.2\n')
+    assert name_runs([a, b]) == ["a, lr 0.1", "b, lr 0.2"]
+    assert name_runs([a, b, c]) == ["a, lr 0.1, data –", "b, lr 0.2, data –", "c, lr 0.2, data x"]
+    (c / "config.toml").unlink()
+    assert name_runs([a, c])[1].startswith("c, steps –, preset –, ")
+    many = [run_with(tmp_path / f"m{i}", "".join(f"s{k} = {i}\n" for k in range(6))) for i in range(2)]
+    assert name_runs(many)[0] == "m0, s0 0, s1 0, s2 0, s3 0, 2 more"
+
+
+def test_several_runs_are_one_picture(tmp_path, capsys):
+    runs = [run_with(tmp_path / name, losses=losses) for name, losses in [("a", (3, 2, 1)), ("b", (4, None, 2, 1.5))]]
+    out = tmp_path / "both.png"
+    assert terminal.run(plot.main, [*map(str, runs), "--out", str(out), "--x", "tokens"]) == 0
+    assert capsys.readouterr().out.split() == [str(out)]
+    assert out.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a", "b"], "give --out FILE.png"),
+        (["a", "b", "--out", "x.png", "--attention", "text"], "name one run"),
+        (["a", "--x", "seconds"], "says nothing of 'seconds'"),
+        (["a", "nowhere", "--out", "x.png"], "holds no metrics.jsonl"),
+        (["a", "--out", "nowhere/x.png"], "No such file or directory"),
+        ([], "name the run folder"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        run_with(tmp_path / name)
+    fails(plot.main, argv, message, capsys)
+    assert not (tmp_path / "x.png").exists()
