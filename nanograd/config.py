@@ -33,20 +33,32 @@ def from_command_line(
     prog: str,
     about: str,
     bare: Mapping[str, str] | None = None,
+    base: Settings | None = None,
 ) -> Settings:
     """Resolve settings from `--preset`, `--config` and one flag for each field. The first preset is the default.
 
     bare  flags that may stand without a value, and the value that they then have
+    base  settings of an earlier run, in place of the preset's
     Raises ConfigError.
     """
-    argv = _with_values(sys.argv[1:] if argv is None else argv, bare or {})
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", nargs="?")
-    early.add_argument("--config", nargs="?")
-    chosen, _ = early.parse_known_args(argv)
-    table = read_toml(Path(chosen.config)) if chosen.config else {}
-    defaults = from_preset(presets, chosen.preset, table)
+    chosen = peek(argv, "preset", "config", bare=bare)
+    table = read_toml(Path(chosen["config"])) if chosen["config"] else {}
+    defaults = from_preset(presets, chosen["preset"], table) if base is None else changed(base, table)
+    argv = _with_values(_given(argv), bare or {})
     return parse_flags(type(defaults), argv, prog=prog, about=about, default=defaults)
+
+
+def peek(argv: Sequence[str] | None, *names: str, bare: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """The values of a few flags, before what the others may be is known; None for one that isn't given."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        early.add_argument(f"--{name}", nargs="?")
+    chosen, _ = early.parse_known_args(_with_values(_given(argv), bare or {}))
+    return vars(chosen)
+
+
+def _given(argv: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if argv is None else argv
 
 
 def parse_flags(
@@ -77,9 +89,19 @@ def from_preset(presets: Mapping[str, Settings], name: str | None, overrides: di
         raise ConfigError(
             f"no preset is called {name!r}{_nearest(str(name), presets)} (there are {', '.join(presets)})"
         )
-    preset = presets[name]
-    _refuse_unknown(overrides, type(preset), ())
-    return _convert(_merge(msgspec.to_builtins(preset), {**overrides, "preset": name}), type(preset))
+    return changed(presets[name], {**overrides, "preset": name})
+
+
+def changed(settings: Settings, overrides: dict[str, Any]) -> Settings:
+    """The settings with a nested dict of changes on top. Raises ConfigError."""
+    _refuse_unknown(overrides, type(settings), ())
+    return _convert(_merge(msgspec.to_builtins(settings), overrides), type(settings))
+
+
+def differences(before: msgspec.Struct, after: msgspec.Struct) -> dict[str, tuple[Any, Any]]:
+    """Dotted path → (before, after) for each setting that differs."""
+    old, new = (dict(leaves(msgspec.to_builtins(settings))) for settings in (before, after))
+    return {path: (old.get(path), new[path]) for path in new if old.get(path) != new[path]}
 
 
 def checked(settings: Settings) -> Settings:

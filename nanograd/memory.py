@@ -14,8 +14,8 @@ CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a c
 
 
 def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_blocks: bool = False) -> float:
-    """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, and
-    either one micro-batch's activations or, in a large model, the copies made while it is saved.
+    """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, one
+    micro-batch's activations, and the copy that a checkpoint is written from.
 
     Counted from what each operation of the block keeps for its backward (see nanograd/kernels/cpu), in floats per
     token. The formulas alone (NANOGRAD_KERNELS=0) also keep attention's T × T weights and all logits.
@@ -33,8 +33,8 @@ def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_block
         activations = batch_size * T * 2 * C + config.n_layers * layer + head
     weights = count_parameters(config)
     state = 4 * weights  # themselves, gradients, two moments
-    saving = 3 * weights  # as bytes, as one file, and as that file on its way out of the safetensors library
-    return AT_REST + BYTES * (state + max(activations, saving))
+    snapshot = 3 * weights  # of the weights and the moments: it is written to disk while training goes on
+    return AT_REST + BYTES * (state + activations + snapshot)
 
 
 def check_memory(config: DecoderLMConfig, batch_size: int, device: str, *, recompute_blocks: bool = False) -> None:
@@ -51,9 +51,16 @@ def check_memory(config: DecoderLMConfig, batch_size: int, device: str, *, recom
         )
 
 
-def check_disk(folder: Path, config: DecoderLMConfig) -> None:
-    """Raise OSError unless `folder` can hold the weights twice: the old ones stay until the new ones are whole."""
-    need = 2 * BYTES * count_parameters(config) + OTHER_FILES
-    free = shutil.disk_usage(folder).free
+def check_disk(run: Path, checkpoint_bytes: int, *, keep: int) -> None:
+    """Raise OSError unless `run` can hold its checkpoints: those kept, the best one, and one that is being written.
+
+    checkpoint_bytes  of weights and optimizer state
+    """
+    copies = keep + 2
+    need = copies * checkpoint_bytes + OTHER_FILES - sum(f.stat().st_size for f in run.glob("checkpoints/*/*"))
+    free = shutil.disk_usage(run).free
     if free < need:
-        raise OSError(f"{folder} has {free / 1e6:,.1f} MB free, saving the model needs {need / 1e6:,.1f} MB")
+        raise OSError(
+            f"{run} has {free / 1e6:,.1f} MB free, {copies} checkpoints of {checkpoint_bytes / 1e6:,.1f} MB need "
+            f"{need / 1e6:,.1f} MB"
+        )

@@ -61,6 +61,12 @@ class Prepared:
         """All that is learned from, with shares that add up to 1."""
         return self.mixed or (PreparedText(self.folder, self.manifest, 1.0),)
 
+    def data_sha256(self) -> str:
+        """One hash for all that training and validation read: the shards of every text, and its share."""
+        texts = [(t.share, {name: [s.sha256 for s in split.shards] for name, split in t.manifest.splits.items()})
+                 for t in self.texts]  # fmt: skip
+        return hashlib.sha256(msgspec.json.encode(texts, order="deterministic")).hexdigest()
+
     def unigram_loss(self, targets: np.ndarray) -> float:
         """Nats per token of `targets` (n,) for a model that only knows how often each token occurs (plus one)."""
         counts = np.ones(self.manifest.vocab_size)

@@ -78,7 +78,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     freeze_embeddings: bool = False
     """token embeddings keep their first values; needs --no-tie-embeddings, or the output layer would keep them too"""
     eval_every: Count = 100
-    """steps between two passes over the validation tokens; each also saves the model"""
+    """steps between two passes over the validation tokens"""
     eval_tokens: CountOrZero = 16384
     """validation tokens in such a pass, always the same ones (0: all)"""
     sample_every: CountOrZero = 250
@@ -87,6 +87,20 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """how a sample begins"""
     sample_tokens: CountOrZero = 60
     """length of a sample"""
+    checkpoint_every: CountOrZero = 0
+    """steps between two checkpoints (0: at each evaluation); the best model so far is saved besides"""
+    keep: Annotated[int, msgspec.Meta(ge=2)] = 2
+    """newest checkpoints to keep, beside the best one; if one is damaged, the one before must be there"""
+    keep_every: CountOrZero = 0
+    """keep the checkpoints of every so many steps for good (0: none)"""
+    on_save_error: Literal["go-on", "stop"] = "go-on"
+    """when a checkpoint can't be written: warn, train on and try again at the next, or stop"""
+    resume: Literal["newest", "auto"] | None = None
+    """go on from the newest whole checkpoint in --out, with its settings; auto: start afresh if there is none"""
+    resume_changed: bool = False
+    """resume although settings or data are not those of the checkpoint"""
+    pause_at: Count | None = None
+    """save after this step and stop, as if by Ctrl-C: --resume goes on, and the schedule is that of all steps"""
     profile: str | None = None
     """say where time and memory of steps 3 to 12 went; with a file name, write their timeline (Perfetto) there too"""
     dry_run: bool = False

@@ -10,13 +10,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Main = Callable[[Sequence[str] | None], int | None]
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -151,19 +152,39 @@ class TrainingDisplay:
         self.console.print(text, markup=False)
 
 
+class StopAskedError(Exception):
+    """A signal came in the middle of something that can be left out: see StopSignal.unless_stopped."""
+
+
 class StopSignal:
-    """Inside the block the first Ctrl-C or SIGTERM only sets `exit_code`; the second one stops at once."""
+    """Inside the block the first Ctrl-C or SIGTERM only sets `exit_code`; the second one stops at once.
+
+    exit_code    128 + number of the signal, once one has come
+    save_wanted  SIGUSR1 has come: save, and go on
+    """
 
     def __init__(self) -> None:
-        self.exit_code = 0  # 128 + number of the signal, once one has come
+        self.exit_code, self.save_wanted = 0, False
 
     def __enter__(self) -> "StopSignal":
         self._before = {number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)}
+        if hasattr(signal, "SIGUSR1"):  # not on Windows
+            self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._save)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def unless_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, one by one. Raises StopAskedError in their midst once a signal has come."""
+        for item in items:
+            if self.exit_code:
+                raise StopAskedError
+            yield item
+
+    def _save(self, number: int, frame: FrameType | None) -> None:
+        self.save_wanted = True
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code:

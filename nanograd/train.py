@@ -4,79 +4,74 @@ With no flags: the embedded Wikipedia excerpt, a small decoder, about three minu
 holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.sample RUN` continues any text with it.
 """
 
-import contextlib
 import logging
-import math
-import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from nanograd import backend, kernels, random, terminal
-from nanograd.config import from_command_line, to_toml
-from nanograd.data import NO_TARGET, Batch, Prefetch
-from nanograd.data.opening import training_batches, validation_set
-from nanograd.generate import generate
-from nanograd.io.checkpoint import save_tokenizer, save_weights
+from nanograd import backend, kernels, terminal
+from nanograd.config import from_command_line, peek, to_toml
+from nanograd.io.checkpoint import publish_weights, save_tokenizer
+from nanograd.io.checkpoint_writer import CheckpointWriter
+from nanograd.io.metrics_file import MetricsFile
 from nanograd.io.run_folder import run_folder
-from nanograd.memory import PREPARING, check_disk, check_memory, estimate_memory
-from nanograd.mixing import first_text, prepare_all
-from nanograd.models import DecoderLM, count_parameters
-from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientError, clip_scale
-from nanograd.optim_settings import learning_rate_of, make_optimizer
+from nanograd.io.training_state import Snapshot, TrainingState, environment
+from nanograd.memory import check_disk
+from nanograd.mixing import prepare_all
 from nanograd.plot import draw_loss
-from nanograd.prepare import Prepared, token_folder
+from nanograd.prepare import Prepared
 from nanograd.profile import FirstSteps, check_trace_path
+from nanograd.resume import Earlier, check_data, check_settings, earlier_run
 from nanograd.settings import PRESETS, TrainConfig, check_frozen
-from nanograd.tensor import no_grad
-from nanograd.watch import part
-from pre_process.files import naming_file, write_atomic
+from nanograd.train_report import describe, summarize
+from nanograd.trainer import DivergedError, Trainer, evaluate
+from nanograd.warm_up import compiled_kernels
+from pre_process.files import write_atomic
 
 log = logging.getLogger(__name__)
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
+BARE = {"--profile": "", "--resume": "newest"}  # what these flags mean without a value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
-    config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare={"--profile": ""})
     terminal.configure_logging()
-    config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
-    check_frozen(config)
-    backend.check_device(config.device)
-    kernels.check_matmul_precision(config.matmul_precision, config.device)
-    backend.keep_freed_memory()
-    if config.dry_run:
-        describe(config)
-        return 0
-    with run_folder(config.out, preset=config.preset) as out:
-        terminal.configure_logging(out / "train.log")
-        check_trace_path(config.profile)  # it may lie in the run folder
-        with compiled_kernels(config):
-            prepared = prepare_all(config, terminal.progress_bar)
-        return Run(config, prepared, out).train()
+    asked = peek(argv, "resume", "out", bare=BARE)
+    with earlier_run(asked["resume"], asked["out"]) as earlier:
+        base = None if earlier is None else earlier.config
+        config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare=BARE, base=base)
+        config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
+        check_frozen(config)
+        backend.check_device(config.device)
+        kernels.check_matmul_precision(config.matmul_precision, config.device)
+        backend.keep_freed_memory()
+        if config.dry_run:
+            describe(config)
+            return 0
+        if earlier is None:
+            with run_folder(config.out, preset=config.preset) as out:
+                return run(config, out)
+        check_settings(earlier, config)
+        return run(config, earlier.run, earlier)
 
 
-@contextlib.contextmanager
-def compiled_kernels(config: TrainConfig) -> Iterator[None]:
-    """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
-    if config.device != "cpu" or not backend.kernels_allowed():
-        yield
-        return
-    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode(), config.matmul_precision)
-    try:
-        yield
-        if compiler is not None:
-            with terminal.progress_bar("compiling kernels (on the first start only)"):
-                compiler.wait()
-    finally:
-        if compiler is not None:
-            compiler.kill()
-    kernels.load(config.matmul_precision)
+def run(config: TrainConfig, out: Path, earlier: Earlier | None = None) -> int:
+    """Prepare text and train in the folder `out`, from the start or from where an earlier run has come."""
+    terminal.configure_logging(out / "train.log")
+    check_trace_path(config.profile)  # it may lie in the run folder
+    needed = config if earlier is None else msgspec.structs.replace(config, init="random")  # the checkpoint has them
+    with compiled_kernels(config):
+        prepared = prepare_all(needed, terminal.progress_bar)
+    training = Run(config, prepared, out)
+    if earlier is not None:
+        check_data(earlier, prepared, config)
+        training.restore(earlier)
+    return training.train()
 
 
 class Run:
@@ -84,70 +79,115 @@ class Run:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, out: Path) -> None:
         self.config, self.prepared, self.out = config, prepared, out
-        self.batches = Prefetch(training_batches(config, prepared), ahead=config.loader.prefetch)
-        self.validation = validation_set(config, prepared)
-        check_disk(out, config.model)
-        check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
-        self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
-        self.model.recompute_blocks = config.recompute_blocks
-        if config.freeze_embeddings:
-            self.model.freeze_embeddings()
-        self.model.to(config.device)
-        self.parameters = FlatParameters(self.model, with_gradients=not config.optim.fuse_optimizer)
-        self.optimizer = make_optimizer(config.optim, self.parameters, self.model.hidden_matrices())
-        self.fused = FusedIntoBackward(self.optimizer) if config.optim.fuse_optimizer else None
-        targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
-        self.unigram_loss = prepared.unigram_loss(targets[targets != NO_TARGET])
-        self.val_loss: float | None = None  # of the model that was saved last
-        self.saved_step = 0
-        self.tokens = 0  # targets learned from; metrics.jsonl has it for every step
+        self.trainer = Trainer(config, prepared)
+        check_disk(out, self.trainer.nbytes(), keep=config.keep)
+        self.val_loss: float | None = None  # the last one measured
+        self.best_val_loss: float | None = None
+        self.record: dict[str, Any] = {"step": 0, "seconds": 0.0}  # of the last step
+        self.is_recorded = True  # False: a signal came before its validation loss was known
+        self.metrics_bytes = 0
+
+    def restore(self, earlier: Earlier) -> None:
+        """Become what the checkpoint holds. Raises ValueError if it belongs to another model or optimizer."""
+        self.trainer.restore(earlier.checkpoint, earlier.state)
+        publish_weights(earlier.checkpoint, self.out)  # as they may be of a later step, or not yet there
+        state = earlier.state
+        self.val_loss, self.best_val_loss = state.val_loss, state.best_val_loss
+        self.record, self.is_recorded = state.record, state.is_recorded
+        self.metrics_bytes = state.metrics_bytes
+        log.warning("going on after step %d of %s", state.step, earlier.run)
 
     def train(self) -> int:
-        """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the model is saved either way."""
+        """The loop. Returns 0, or 128 + signal number after Ctrl-C or SIGTERM; the run is saved either way."""
         self._write_settings()
-        started, record, last = time.perf_counter(), {}, False
-        metrics_path, profiled = self.out / "metrics.jsonl", FirstSteps(self.config.profile, self.config.steps)
+        config, first = self.config, self.record["step"]
+        end = min(config.steps, config.pause_at or config.steps)
+        before: float = self.record["seconds"]
+        self.started = time.perf_counter() - before
+        profiled = FirstSteps(config.profile, config.steps - first)
         with (
-            terminal.StopSignal() as stop,
-            terminal.TrainingDisplay(self.config.steps) as display,
+            terminal.StopSignal() as self.stop,
+            terminal.TrainingDisplay(config.steps) as self.display,
             np.errstate(over="ignore", invalid="ignore"),  # the gradient's norm tells, in one line
-            metrics_path.open("wb") as metrics,
-            self.batches,
+            MetricsFile(self.out / "metrics.jsonl", self.metrics_bytes) as self.metrics,
+            self.trainer.batches,
+            self._writer() as self.writer,
         ):
-            for step in range(1, self.config.steps + 1):
-                with profiled.watching(step):
-                    record = self.step(step)
-                last = step == self.config.steps or bool(stop.exit_code)
-                profiled.finish(step, display.console, last=last)
-                if step % self.config.eval_every == 0 or last:
-                    with self.optimizer.averaged():
-                        self.val_loss = record["val_loss"] = evaluate(self.model, self.validation, self.config.device)
-                    record["unigram_loss"] = self.unigram_loss
-                record["seconds"] = time.perf_counter() - started
-                with naming_file(metrics_path):
-                    metrics.write(msgspec.json.encode(record) + b"\n")
-                    metrics.flush()
-                self._report(record, display, last=last)
-                if last:
-                    break
-        self.summarize(record, stopped=bool(stop.exit_code))
-        return stop.exit_code
+            if not self.is_recorded:
+                self._finish_step()
+            while self.record["step"] < end and not self.stop.exit_code:
+                step = self.record["step"] + 1
+                with profiled.watching(step - first):
+                    self.record = self._step(step)
+                profiled.finish(step - first, self.display.console, last=step == end or bool(self.stop.exit_code))
+                self._finish_step()
+                self.writer.check()
+            self.writer.finish()
+        if first == config.steps:  # whoever trained it may have been killed before this picture
+            self._draw()
+        self._summarize()
+        return self.stop.exit_code
+
+    def _step(self, step: int) -> dict[str, Any]:
+        """One optimizer step; its line of metrics.jsonl, as far as it is known. Raises ValueError if it diverged."""
+        try:
+            record = self.trainer.step(step)
+        except DivergedError as error:
+            saved = self.writer.saved_step
+            raise ValueError(f"{error}; {self.out} keeps the model of step {saved}" if saved else str(error)) from None
+        return {**record, "seconds": self._seconds()}
+
+    def _seconds(self) -> float:
+        """Since the run began, without the time between its parts."""
+        return time.perf_counter() - self.started
+
+    def _writer(self) -> CheckpointWriter:
+        return CheckpointWriter(
+            self.out,
+            keep=self.config.keep,
+            keep_every=self.config.keep_every,
+            on_error=self.config.on_save_error,
+            data_sha256=self.prepared.data_sha256(),
+            tokenizer_sha256=self.prepared.manifest.tokenizer_sha256,
+            saved_step=self.record["step"],
+        )
 
     def _write_settings(self) -> None:
         """Everything about the run that is known before its first step."""
-        settings = msgspec.structs.replace(self.config, config=None, out=None, profile=None)  # a repeat gets a folder
-        write_atomic(self.out / "config.toml", to_toml(settings).encode())
+        write_atomic(self.out / "config.toml", self._settings())
         save_tokenizer(self.out, self.config.model, self.prepared.tokenizer)
-        log.info("training %d parameters, %s", self.model.n_parameters(), self.config)
+        log.info("training %d parameters, %s", self.trainer.model.n_parameters(), self.config)
 
-    def _report(self, record: dict[str, Any], display: terminal.TrainingDisplay, *, last: bool) -> None:
-        """What follows a step: weights and curve where the model was measured, a sample now and then, the live line."""
-        step, every = record["step"], self.config.sample_every
+    def _settings(self) -> bytes:
+        """As TOML, without what belongs to one start of the program only: a repeat gets a folder of its own."""
+        once = {"config": None, "out": None, "profile": None, "resume": None, "resume_changed": False, "pause_at": None}
+        return to_toml(msgspec.structs.replace(self.config, **once)).encode()
+
+    def _finish_step(self) -> None:
+        """What follows a step: validation, its line of metrics.jsonl, a checkpoint, a sample, the live line.
+
+        A signal cuts validation short; the step is then saved as one that is yet to be finished.
+        """
+        record, config = self.record, self.config
+        step, last = record["step"], record["step"] == config.steps
+        improved = False
+        if step % config.eval_every == 0 or last:
+            try:
+                improved = self._validate()
+            except terminal.StopAskedError:
+                self.is_recorded = False
+                self.save()
+                return
+        record["seconds"] = self._seconds()
+        self.metrics.write(record)
+        self.is_recorded = True
+        if improved or self._checkpoint_due(step):
+            self.save()
         if "val_loss" in record:
-            self.save(step)
-        if last or (every and step % every == 0):
-            display.print(f"step {step}: {self.sample(step)}")
-        display.update(
+            self._draw()
+        if not self.stop.exit_code and (last or (config.sample_every and step % config.sample_every == 0)):
+            self.display.print(f"step {step}: {self.trainer.sample(step, self.stop)}")
+        self.display.update(
             step,
             loss=record["loss"],
             val_loss=self.val_loss,
@@ -155,145 +195,61 @@ class Run:
             seconds=record["seconds"],
         )
 
-    def step(self, step: int) -> dict[str, Any]:
-        """One optimizer step; returns its line of metrics.jsonl. Raises ValueError if the loss is not a number."""
-        config, started = self.config, time.perf_counter()
-        first = (step - 1) * config.accumulate
-        batches = [self.batch(i) for i in range(first, first + config.accumulate)]
-        tokens = sum(batch.n_targets for batch in batches)
-        lr = learning_rate_of(config.optim, step - 1, config.steps)
-        loss, grad_norm = self._update(step, batches, lr)
-        self.tokens += tokens
-        seconds = time.perf_counter() - started
-        return {
-            "step": step,
-            "loss": loss,
-            "lr": lr,
-            "grad_norm": grad_norm,
-            "tokens": self.tokens,
-            "tokens_per_second": tokens / seconds,
-        }
-
-    def _update(self, step: int, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
-        """Backward over all micro-batches, and the optimizer. Returns loss and length of the gradient."""
-        tokens, loss = sum(batch.n_targets for batch in batches), math.nan
+    def _draw(self) -> None:
         try:
-            if self.fused is not None:
-                with self.fused.step(lr):
-                    loss = self.backward(batches[0], share=1.0)
-                return loss, self.fused.norm
-            loss = sum(self.backward(batch, share=batch.n_targets / tokens) for batch in batches)
-            with part("gradient norm"):
-                grad_norm, scale = clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
-        except NonFiniteGradientError as error:
-            raise self._diverged(step, str(error) if self.fused else f"loss {loss}") from None
-        with part("optimizer"):
-            self.optimizer.step(lr, scale=scale, zero_grad=True)
-        return loss, grad_norm
+            draw_loss(self.out)
+        except OSError as error:  # a full disk is no reason to lose the training
+            log.warning("no picture: %s", terminal.one_line(error))
 
-    def _diverged(self, step: int, why: str) -> ValueError:
-        kept = f"; {self.out} keeps the model of step {self.saved_step}" if self.saved_step else ""
-        return ValueError(f"training diverged at step {step}, {why}: give a lower --lr{kept}")
+    def _validate(self) -> bool:
+        """Measure; True if no earlier model was as good. Raises StopAskedError when a signal comes."""
+        batches = self.stop.unless_stopped(self.trainer.validation)
+        with self.trainer.optimizer.averaged():
+            loss = evaluate(self.trainer.model, batches, self.config.device)
+        self.record |= {"val_loss": loss, "unigram_loss": self.trainer.unigram_loss}
+        self.val_loss = loss
+        improved = self.best_val_loss is None or loss < self.best_val_loss
+        self.best_val_loss = loss if improved else self.best_val_loss
+        return improved
 
-    def batch(self, index: int) -> Batch:
-        """Micro-batch `index`."""
-        with part("data"):
-            return self.batches.batch(index)
+    def _checkpoint_due(self, step: int) -> bool:
+        config = self.config
+        asked, self.stop.save_wanted = self.stop.save_wanted or bool(self.stop.exit_code), False
+        regular = step % (config.checkpoint_every or config.eval_every) == 0
+        for_good = bool(config.keep_every) and step % config.keep_every == 0
+        return asked or regular or for_good or step in (config.steps, config.pause_at)
 
-    def backward(self, batch: Batch, *, share: float) -> float:
-        """Add one micro-batch's share to the gradients; returns its share of the loss."""
-        optim = self.config.optim
-        with part("forward"):
-            loss = self.model.loss(
-                **batch.on(self.config.device), label_smoothing=optim.label_smoothing, z_loss=optim.z_loss
-            )
-            loss = loss * share
-        loss.backward()
-        return float(loss.item())
+    def save(self) -> None:
+        """Have a checkpoint written of how things are now: only the copy is waited for."""
+        state = TrainingState(
+            step=self.record["step"],
+            tokens=self.trainer.tokens,
+            record=self.record.copy(),
+            is_recorded=self.is_recorded,
+            seed=self.config.seed,
+            dropout_calls=self.trainer.model.dropout_keys.calls,
+            next_batch=self.trainer.next_batch,
+            metrics_bytes=self.metrics.position,
+            val_loss=self.val_loss,
+            best_val_loss=self.best_val_loss,
+            made_with=environment(),
+        )
+        self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))
 
-    def save(self, step: int) -> None:
-        """Weights and the picture of the curve so far."""
-        with self.optimizer.averaged():
-            save_weights(self.out, self.model)
-        self.saved_step = step
-        draw_loss(self.out)
+    def _write_extras(self, folder: Path) -> None:
+        write_atomic(folder / "config.toml", self._settings())
+        save_tokenizer(folder, self.config.model, self.prepared.tokenizer)
 
-    def sample(self, step: int) -> str:
-        """What the model says now; drawn from a stream of its own, so sampling never changes the training."""
-        tokenizer = self.prepared.tokenizer
-        prompt = [tokenizer.end_of_text_id, *tokenizer.encode(self.config.sample_prompt)]
-        with self.optimizer.averaged():
-            ids = generate(
-                self.model,
-                prompt,
-                max_new_tokens=self.config.sample_tokens,
-                rng=random.generator(self.config.seed, f"sample {step}"),
-                temperature=0.8,
-                top_p=0.95,
-                stop_id=tokenizer.end_of_text_id,
-                allowed=tokenizer.vocab_size,
-            )
-        text = tokenizer.decode(np.array([*prompt[1:], *ids]))
-        log.info("step %d, sample: %s", step, text)
-        return text
-
-    def summarize(self, record: dict[str, Any], *, stopped: bool) -> None:
-        """A table of what was reached, and what to do next."""
-        val_loss = record["val_loss"]
-        per_byte = val_loss / math.log(2) / self.prepared.bytes_per_token()
-        rows = {
-            "training loss": f"{record['loss']:.4f} nats per token (last step)",
-            "validation loss": f"{val_loss:.4f} nats per token = {per_byte:.3f} bits per byte",
-            "unigram model": f"{self.unigram_loss:.4f} nats per token (knows only how often each token occurs)",
-            "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
-            f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
-            "parameters": f"{len(self.parameters.parameters):,} learned"
-            + (f", {self.model.tokens.weight.size:,} frozen" if self.config.freeze_embeddings else ""),
-            "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
-            "run folder": str(self.out),
-        }
-        log.info("finished: %s", rows)
-        _print_table(f"stopped at step {record['step']}, saved" if stopped else "done", rows)
-        sample = ["python", "-m", "nanograd.sample", str(self.out), f"--prompt={self.config.sample_prompt}"]
-        print(f"next: {shlex.join(sample)}", file=sys.stderr)
-
-
-def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
-    """Mean cross-entropy in nats per token over `batches`, dropout off, no smoothing."""
-    total, count, was_training = 0.0, 0, model.training
-    model.eval()
-    with no_grad():
-        for batch in batches:
-            total += model.loss(**batch.on(device)).item() * batch.n_targets
-            count += batch.n_targets
-    model.train(was_training)
-    return total / count
-
-
-def describe(config: TrainConfig) -> None:
-    """What --dry-run prints: settings, parameters, tokens, memory."""
-    folder = token_folder(first_text(config))
-    memory = estimate_memory(config.model, config.batch_size, recompute_blocks=config.recompute_blocks)
-    memory += 0 if folder.is_dir() else PREPARING
-    per_step = config.accumulate * config.batch_size * config.model.context_length
-    print(to_toml(config))
-    rows = {
-        "parameters": f"{count_parameters(config.model):,}",
-        "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
-        "memory": f"about {memory / 1e6:,.0f} MB",
-        "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
-    }
-    _print_table("dry run: nothing was written", rows)
-
-
-def _print_table(title: str, rows: dict[str, str]) -> None:
-    from rich.table import Table
-
-    table = Table("", "", title=title, show_header=False, title_justify="left")
-    table.columns[1].overflow = "fold"
-    for name, value in rows.items():
-        table.add_row(name, value)
-    terminal.console().print(table)
+    def _summarize(self) -> None:
+        summarize(
+            self.record,
+            config=self.config,
+            out=self.out,
+            val_loss=self.val_loss,
+            unigram_loss=self.trainer.unigram_loss,
+            bytes_per_token=self.prepared.bytes_per_token(),
+            parameters=self.trainer.describe_parameters(),
+        )
 
 
 if __name__ == "__main__":

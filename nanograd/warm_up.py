@@ -4,18 +4,21 @@ PART is one of nanograd.kernels.compilation.PARTS. The process ends when its sta
 holds the other end, so no compiler outlives the run that it works for, however that ends.
 """
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from nanograd import kernels
+from nanograd import backend, kernels, terminal
 from nanograd.kernels.compilation import PARTS, note_compiled
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import AdamW, FlatParameters, clip_grad_norm
+from nanograd.settings import TrainConfig
 from nanograd.tensor import no_grad
 
 
@@ -31,6 +34,24 @@ def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"
         AdamW(flat).step(0.0)
     with no_grad():
         model.eval().loss(ids, ids)
+
+
+@contextlib.contextmanager
+def compiled_kernels(config: TrainConfig) -> Iterator[None]:
+    """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
+    if config.device != "cpu" or not backend.kernels_allowed():
+        yield
+        return
+    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode(), config.matmul_precision)
+    try:
+        yield
+        if compiler is not None:
+            with terminal.progress_bar("compiling kernels (on the first start only)"):
+                compiler.wait()
+    finally:
+        if compiler is not None:
+            compiler.kill()
+    kernels.load(config.matmul_precision)
 
 
 def _end_with_standard_input() -> None:

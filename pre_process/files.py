@@ -54,14 +54,16 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` on success and vanishes on failure.
 
-    A folder that already stands at `path` is kept and the new one dropped: whoever renamed first wins.
+    A folder that already stands at `path` is kept and the new one dropped: whoever renamed first wins. With `replace`
+    it makes room instead. No system swaps two folders in one step: after a crash between the two renames the old one
+    is still there under its `replaced_name`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +73,20 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
         temporary.chmod(0o777 & ~_umask())
         sync_tree(temporary)
+        if replace and path.is_dir():
+            shutil.rmtree(replaced_name(path), ignore_errors=True)
+            path.rename(replaced_name(path))
         _rename_unless_there(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
+        if replace:
+            shutil.rmtree(replaced_name(path), ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replaced_name(path: Path) -> Path:
+    """Where `new_folder` keeps what stood at `path` until the new one has taken its place."""
+    return path.with_name(f".{path.name}.replaced")
 
 
 def _rename_unless_there(temporary: Path, path: Path) -> None:
@@ -86,9 +98,13 @@ def _rename_unless_there(temporary: Path, path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until all that is in a folder has reached the disk."""
-    for file in folder.rglob("*"):
-        _sync_path(file)
+    """Wait until all that is in a folder has reached the disk, and the names in it."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            sync_file(path)
+    sync_folder(folder)
 
 
 def delete_cut_pickles(folder: Path, pattern: str) -> None:
@@ -114,7 +130,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_path(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until what was written to a file, by whomever, has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -122,6 +139,7 @@ def _sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder have reached the disk: a rename is not safe before."""
     if os.name == "posix":  # Windows has no handle on a folder to sync
-        _sync_path(path)
+        sync_file(path)

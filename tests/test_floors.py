@@ -34,6 +34,9 @@ FLOORS = [
         "profile",
         "profile_report",
         "flops",
+        "resume",
+        "trainer",
+        "train_report",
     },
     {"train", "sample", "plot", "warm_up"},
 ]

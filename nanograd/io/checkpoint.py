@@ -1,21 +1,20 @@
 """A model in a folder: model.safetensors (weights), config.json (shape), tokenizer.json (text ↔ ids)."""
 
-import hashlib
 import json
-from collections.abc import Mapping
+import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
 from nanograd import backend
+from nanograd.io.arrays import ArraysError, read_arrays
 from nanograd.models import MODELS, DecoderLM, DecoderLMConfig
-from pre_process.files import write_atomic
+from pre_process.files import open_atomic, write_atomic
 from pre_process.tokenizer import Tokenizer, TokenizerError
 
 FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -43,11 +42,10 @@ def save_tokenizer(folder: Path, model_config: DecoderLMConfig, tokenizer: Token
     write_atomic(folder / "config.json", msgspec.json.format(msgspec.json.encode(card)) + b"\n")
 
 
-def save_weights(folder: Path, model: DecoderLM) -> None:
-    """Write model.safetensors in one step: whoever looks sees the old weights or the new ones, never a mixture."""
-    weights = model.state_dict()
-    content = safetensors.numpy.save(weights, metadata={"sha256": _fingerprint(weights)})
-    write_atomic(folder / "model.safetensors", content)
+def publish_weights(checkpoint: Path, folder: Path) -> None:
+    """Copy the weights in one step: whoever looks sees the old ones or the new ones, never a mixture."""
+    with (checkpoint / WEIGHTS).open("rb") as source, open_atomic(folder / WEIGHTS) as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
 
 
 def load_model(folder: Path, *, device: str = "cpu") -> tuple[DecoderLM, Tokenizer]:
@@ -56,7 +54,7 @@ def load_model(folder: Path, *, device: str = "cpu") -> tuple[DecoderLM, Tokeniz
         raise CheckpointError(f"{folder} is not a folder: name the run folder that nanograd.train printed")
     card = _read_card(folder / "config.json")
     tokenizer = _read_tokenizer(folder / "tokenizer.json", card)
-    weights = _read_weights(folder / "model.safetensors")
+    weights = _read_weights(folder / WEIGHTS)
     model = MODELS[card.architecture].model(card.model)
     try:
         model.load_state_dict(weights)
@@ -99,33 +97,22 @@ def _read_tokenizer(path: Path, card: ModelCard) -> Tokenizer:
 
 
 def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    content = _read(path)
     try:
-        weights = safetensors.numpy.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        promised = header.get("__metadata__", {}).get("sha256")
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
-    if promised is not None and promised != _fingerprint(weights):  # other programs promise nothing
-        raise CheckpointError(f"{path} is damaged: its numbers are not those that were saved (their hash differs)")
-    return weights
-
-
-def _fingerprint(weights: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names and numbers: safetensors itself notices damage in its header only."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weights[name]).data)
-    return digest.hexdigest()
+        return read_arrays(path)
+    except ArraysError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent} holds no {path.name}: it is not a run folder, or nothing was saved"
-        ) from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path.parent} holds no {path.name}: it is not a run folder, or nothing was saved")
+    return CheckpointError(f"cannot read {path}: {error.strerror}")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nanograd.io.checkpoint import CheckpointError, load_model, save_tokenizer, save_weights
+from nanograd.io.arrays import write_arrays
+from nanograd.io.checkpoint import WEIGHTS, CheckpointError, load_model, publish_weights, save_tokenizer
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.tensor import no_grad
 from pre_process.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ def tokenizer():
 @pytest.fixture
 def saved(tmp_path, tokenizer):
     save_tokenizer(tmp_path, CONFIG, tokenizer)
-    save_weights(tmp_path, DecoderLM(CONFIG, seed=3))
+    write_arrays(tmp_path / WEIGHTS, DecoderLM(CONFIG, seed=3).state_dict())
     return tmp_path
 
 
@@ -122,7 +123,7 @@ def test_a_config_that_says_something_else_is_refused(saved, fields, message):
 
 def test_weights_of_another_shape_are_refused_with_both_shapes(saved):
     other = DecoderLMConfig(vocab_size=300, context_length=8, n_layers=1, n_heads=2, d_model=12)
-    save_weights(saved, DecoderLM(other, seed=0))
+    write_arrays(saved / WEIGHTS, DecoderLM(other, seed=0).state_dict())
     refused(saved, r"does not fit config\.json: .*\(300, 12\).*\(300, 8\)")
 
 
@@ -132,14 +133,18 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path):
     refused(tmp_path / "file", "is not a folder")
 
 
-def test_saving_into_a_full_or_missing_place_leaves_the_old_weights(saved, monkeypatch):
-    before = (saved / "model.safetensors").read_bytes()
+def test_publishing_into_a_full_place_leaves_the_old_weights(saved, tmp_path_factory, monkeypatch):
+    before, newer = (saved / "model.safetensors").read_bytes(), tmp_path_factory.mktemp("newer")
+    write_arrays(newer / WEIGHTS, DecoderLM(CONFIG, seed=4).state_dict())
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(saved, DecoderLM(CONFIG, seed=4))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            publish_weights(newer, saved)
     assert (saved / "model.safetensors").read_bytes() == before
     assert len(list(saved.iterdir())) == 3
+    publish_weights(newer, saved)
+    assert (saved / "model.safetensors").read_bytes() == (newer / "model.safetensors").read_bytes()

@@ -15,7 +15,8 @@ from tests.nanograd.small_runs import fails, records
 
 def test_the_run_folder_holds_what_later_work_relies_on(finished):
     assert {p.name for p in finished.iterdir()} == {
-        "config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "loss.png", "train.log"
+        "config.toml", "config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "loss.png", "train.log",
+        "checkpoints",
     }  # fmt: skip
     lines = records(finished)
     assert [r["step"] for r in lines] == list(range(1, 11))

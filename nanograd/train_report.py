@@ -1,0 +1,87 @@
+"""Floor 5. What a training run says before and after: the plan of --dry-run, and the table of what was reached."""
+
+import logging
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from nanograd import terminal
+from nanograd.config import to_toml
+from nanograd.io.run_checkpoints import best_checkpoint
+from nanograd.memory import PREPARING, estimate_memory
+from nanograd.mixing import first_text
+from nanograd.models import count_parameters
+from nanograd.prepare import token_folder
+from nanograd.settings import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def describe(config: TrainConfig) -> None:
+    """What --dry-run prints: settings, parameters, tokens, memory."""
+    folder = token_folder(first_text(config))
+    memory = estimate_memory(config.model, config.batch_size, recompute_blocks=config.recompute_blocks)
+    memory += 0 if folder.is_dir() else PREPARING
+    per_step = config.accumulate * config.batch_size * config.model.context_length
+    print(to_toml(config))
+    rows = {
+        "parameters": f"{count_parameters(config.model):,}",
+        "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
+        "memory": f"about {memory / 1e6:,.0f} MB",
+        "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
+    }
+    _print_table("dry run: nothing was written", rows)
+
+
+def summarize(
+    record: dict[str, Any],
+    *,
+    config: TrainConfig,
+    out: Path,
+    val_loss: float | None,
+    unigram_loss: float,
+    bytes_per_token: float,
+    parameters: str,
+) -> None:
+    """A table of what was reached, and what to do next.
+
+    record    the last line of metrics.jsonl
+    val_loss  the last one measured, if one was
+    """
+    rows = {
+        "training loss": f"{record['loss']:.4f} nats per token (last step)",
+        "validation loss": _validation(val_loss, bytes_per_token),
+        "unigram model": f"{unigram_loss:.4f} nats per token (knows only how often each token occurs)",
+        "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
+        f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
+        "parameters": parameters,
+        "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
+        "run folder": str(out),
+        "best checkpoint": str(best_checkpoint(out) or "none was measured"),
+    }
+    log.info("finished: %s", rows)
+    stopped = record["step"] < config.steps
+    _print_table(f"stopped at step {record['step']}, saved" if stopped else "done", rows)
+    if stopped:
+        command = ["python", "-m", "nanograd.train", "--resume", "--out", str(out)]
+    else:
+        command = ["python", "-m", "nanograd.sample", str(out), f"--prompt={config.sample_prompt}"]
+    print(f"next: {shlex.join(command)}", file=sys.stderr)
+
+
+def _validation(loss: float | None, bytes_per_token: float) -> str:
+    if loss is None:
+        return "not measured yet"
+    return f"{loss:.4f} nats per token = {loss / math.log(2) / bytes_per_token:.3f} bits per byte"
+
+
+def _print_table(title: str, rows: dict[str, str]) -> None:
+    from rich.table import Table
+
+    table = Table("", "", title=title, show_header=False, title_justify="left")
+    table.columns[1].overflow = "fold"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    terminal.console().print(table)
