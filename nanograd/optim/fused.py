@@ -57,14 +57,14 @@ class FusedIntoBackward:
             self.optimizer.end()
         finally:
             self._lr, self.norm = None, math.sqrt(self._squares)
-            for parameter in self.optimizer.flat.named.values():
-                parameter.grad = None
+            self._forget_gradients()
 
     def _take(self, name: str, parameter: Parameter) -> None:
         """The gradient of this parameter is complete."""
         if parameter.grad is None:  # none came: step() sees to it
             return
         if self._lr is None:
+            self._forget_gradients()
             raise RuntimeError("backward: the optimizer is fused into it, so it must run inside `with fused.step(lr)`")
         if name not in self._waiting:
             raise RuntimeError(f"{name} had its step already: one backward a step, no parameter also outside recompute")
@@ -75,3 +75,8 @@ class FusedIntoBackward:
         self.optimizer.update_parameter(name, parameter.grad, self._lr)
         del self._waiting[name]
         parameter.grad = None
+
+    def _forget_gradients(self) -> None:
+        """What a backward that failed left behind."""
+        for parameter in self.optimizer.flat.named.values():
+            parameter.grad = None

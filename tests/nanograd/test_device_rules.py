@@ -9,7 +9,18 @@ import pytest
 from nanograd import backend, nn, ops
 from nanograd.backend import describe, to_device
 from nanograd.models import DecoderLM, DecoderLMConfig
-from nanograd.optim import AdamW, FlatParameters, clip_grad_norm, warmup_cosine
+from nanograd.optim import (
+    SGD,
+    Adafactor,
+    AdamW,
+    Averaged,
+    FlatParameters,
+    FusedIntoBackward,
+    Lion,
+    Muon,
+    clip_grad_norm,
+    warmup_cosine,
+)
 from nanograd.random import random_words
 from nanograd.tensor import Tensor
 from nanograd.testing import is_floating, random_like, value_and_gradients
@@ -118,6 +129,64 @@ def test_a_short_training_is_the_same_on_both_devices(changes):
     assert expected[-1] < expected[0]
     for name, weight in weights.items():
         np.testing.assert_allclose(moved[name], weight, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+OPTIMIZERS = {
+    "sgd": lambda model, flat: SGD(flat, nesterov=True),
+    "lion": lambda model, flat: Lion(flat),
+    "adafactor": lambda model, flat: Adafactor(flat),
+    "relative": lambda model, flat: Adafactor(flat, relative_step=True),
+    "muon": lambda model, flat: Muon(flat, hidden=model.hidden_matrices()),
+    "averaged": lambda model, flat: Averaged(AdamW(flat), decay=0.9),
+}
+
+
+@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_optimizer_is_the_same_on_both_devices_and_never_waits(name, fused):
+    """Three steps with equal gradients, and the state moved from one device to the other."""
+    results = []
+    for device in ("cpu", "cuda"):
+        model = DecoderLM(config(), seed=1).to(device)
+        flat = FlatParameters(model, with_gradients=not fused)
+        optimizer = OPTIMIZERS[name](model, flat)
+        with optimizer.averaged():
+            pass
+        for step in range(3):
+            g = to_device(np.random.default_rng(step).standard_normal(flat.parameters.size, np.float32), device)
+            with fake_cupy.captured():
+                if fused:
+                    optimizer.begin()
+                    for key, gradient in flat.split(g).items():
+                        optimizer.update_parameter(key, gradient, 0.1)
+                    optimizer.end()
+                else:
+                    flat.gradients[...] = g
+                    optimizer.step(0.1, scale=0.5, zero_grad=True)
+        with optimizer.averaged():
+            weights = {key: array.copy() for key, array in model.state_dict().items()}
+        results.append((weights, optimizer.state_dict(), optimizer))
+    (weights, state, ours), (moved, state_there, theirs) = results
+    for found, expected in ((moved, weights), (state_there, state)):
+        for key, array in expected.items():
+            np.testing.assert_allclose(found[key], array, rtol=1e-4, atol=1e-5, err_msg=key)
+    ours.load_state_dict(state_there)
+    theirs.load_state_dict(state)
+
+
+@pytest.mark.usefixtures("_stand_in")
+def test_the_optimizer_inside_backward_is_the_same_on_both_devices():
+    weights = []
+    for device in ("cpu", "cuda"):
+        model = DecoderLM(config(), seed=1).to(device)
+        fused = FusedIntoBackward(SGD(FlatParameters(model, with_gradients=False)))
+        ids = to_device(np.random.default_rng(0).integers(0, 17, (2, 9)), device)
+        with fused.step(0.1):
+            model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        weights.append(model.state_dict())
+    for name, weight in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], weight, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.usefixtures("_stand_in")

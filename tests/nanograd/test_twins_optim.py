@@ -1,4 +1,4 @@
-"""AdamW and the gradient's norm: the compiled passes against the formulas."""
+"""AdamW, SGD, Lion and the gradient's norm: the compiled passes against the formulas."""
 
 import math
 import os
@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from nanograd import backend
 from nanograd.kernels.cpu import optim as kernels
 from nanograd.nn import Module, Parameter
-from nanograd.optim import AdamW, FlatParameters, NonFiniteGradientError, clip_grad_norm, clip_scale, grad_norm
+from nanograd.optim import (
+    SGD,
+    AdamW,
+    FlatParameters,
+    Lion,
+    NonFiniteGradientError,
+    clip_grad_norm,
+    clip_scale,
+    grad_norm,
+)
 from nanograd.optim import compiled as compiled_module
 from nanograd.optim.compiled import compiled
 
@@ -37,14 +46,31 @@ def _kernels_for_few_parameters_too(monkeypatch):
     monkeypatch.setattr(compiled_module, "SMALLEST", 1)
 
 
-def train(shape, bias, *, steps=3, dtype=np.float32, scale=1.0, zero_grad=True, **options):
+def train(shape, bias, *, make=AdamW, steps=3, dtype=np.float32, scale=1.0, zero_grad=True, **options):
     """The state after some updates with gradients of very different sizes."""
     flat = FlatParameters(Weights(shape, bias, dtype))
-    optimizer, rng = AdamW(flat, **options), np.random.default_rng(1)
+    optimizer, rng = make(flat, **options), np.random.default_rng(1)
     for step in range(steps):
         flat.gradients[:] = rng.standard_normal(len(flat.gradients)) * 10.0 ** rng.integers(-9, 3, len(flat.gradients))
         optimizer.step(10.0 ** (-1 - step), scale=scale, zero_grad=zero_grad)
-    return flat.parameters, optimizer.m, optimizer.v, flat.gradients
+    return (
+        flat.parameters,
+        flat.gradients,
+        *(array for name, array in optimizer.state_dict().items() if name != "steps"),
+    )
+
+
+KINDS = [
+    (AdamW, {"weight_decay": 0.1, "betas": (0.9, 0.95)}),
+    (AdamW, {"weight_decay": 0.0, "betas": (0.0, 0.999)}),
+    (AdamW, {"betas": (0.9, 0.5)}),  # steps of order 1 in units of lr
+    (AdamW, {"betas": (0.0, 0.0)}),
+    (SGD, {"weight_decay": 0.1}),
+    (SGD, {"momentum": 0.5, "nesterov": True}),
+    (SGD, {"momentum": 0.0}),
+    (Lion, {"weight_decay": 0.1}),
+    (Lion, {"weight_decay": 0.0, "betas": (0.0, 0.5)}),
+]
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,34 +81,36 @@ def train(shape, bias, *, steps=3, dtype=np.float32, scale=1.0, zero_grad=True, 
     steps=st.integers(1, 5),
     scale=st.sampled_from([1.0, 0.1, 1e-6]),
     zero_grad=st.booleans(),
-    weight_decay=st.sampled_from([0.0, 0.1]),
-    betas=st.sampled_from([(0.9, 0.95), (0.0, 0.999), (0.9, 0.5), (0.0, 0.0)]),  # steps of order 1 in units of lr
+    kind=st.sampled_from(KINDS),
 )
-def test_one_pass_is_the_formula(rows, columns, bias, steps, scale, zero_grad, weight_decay, betas):
-    options = {"steps": steps, "scale": scale, "zero_grad": zero_grad, "weight_decay": weight_decay, "betas": betas}
+def test_one_pass_is_the_formula(rows, columns, bias, steps, scale, zero_grad, kind):
+    make, options = kind
+    options = {"make": make, "steps": steps, "scale": scale, "zero_grad": zero_grad, **options}
     with backend.formulas_only():
         expected = train((rows, columns), bias, **options)
     agree(train((rows, columns), bias, **options), expected)
 
 
 def agree(found, formula):
-    """Weights are of order 1 and change by up to 0.3, m sums gradients of up to 30: what cancels leaves roundings."""
-    for array, expected, atol in zip(found, formula, (3e-6, 3e-6, 1e-7, 0), strict=True):
+    """Bit for bit: both round after each multiplication and each addition."""
+    for array, expected in zip(found, formula, strict=True):
         assert array.dtype == np.float32
-        np.testing.assert_allclose(array, expected, rtol=2e-5, atol=atol)
+        np.testing.assert_array_equal(array, expected)
 
 
-def test_the_kernel_is_what_ran(monkeypatch):
+@every("make", [AdamW, SGD, Lion])
+def test_the_kernel_is_what_ran(make, monkeypatch):
     calls = []
-    monkeypatch.setattr(kernels, "adamw", lambda *_, **settings: calls.append(settings["decay"]))
-    train((3, 4), 5, steps=1, weight_decay=0.2)
+    monkeypatch.setattr(kernels, make.__name__.lower(), lambda *_, **settings: calls.append(settings["decay"]))
+    train((3, 4), 5, make=make, steps=1, weight_decay=0.2)
     assert calls == [0.2, 0.0]
 
 
-def test_many_parameters_on_all_threads():
+@every("make", [AdamW, SGD, Lion])
+def test_many_parameters_on_all_threads(make):
     with backend.formulas_only():
-        expected = train((301, 333), 77)
-    agree(train((301, 333), 77), expected)
+        expected = train((301, 333), 77, make=make)
+    agree(train((301, 333), 77, make=make), expected)
 
 
 @every("use_kernels", [True, False])
@@ -154,8 +182,8 @@ def check_thread_counts():
     results = []
     for threads in (1, 2, 4):
         set_num_threads(threads)
-        state = train((301, 333), 77)
-        results.append((*state, kernels.sum_of_squares(state[1])))
+        states = [train((301, 333), 77, make=make) for make in (AdamW, SGD, Lion)]
+        results.append((*(x for state in states for x in state), kernels.sum_of_squares(states[0][2].reshape(-1))))
     for result in results:
         for found, one in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(found, one)

@@ -48,6 +48,8 @@ def _used() -> None:
         value_and_gradients(lambda *tensors, case=case: case.call(tensors), case.draw(dtype=np.float32))
     w, g, m, v = np.ones((4, 100), np.float32)
     optim.adamw(w, g, m, v, step=1, lr=0.1, betas=(0.9, 0.9), eps=1e-8, decay=0.1, scale=1.0, zero_grad=True)
+    optim.sgd(w, g, m, lr=0.1, momentum=0.9, nesterov=True, decay=0.1, scale=1.0, zero_grad=True)
+    optim.lion(w, g, m, lr=0.1, betas=(0.9, 0.9), decay=0.1, scale=1.0, zero_grad=True)
     optim.sum_of_squares(g)
     backend.use_kernels(before)
 
