@@ -7,6 +7,7 @@ import numpy as np
 from nanograd import ops
 from nanograd.tensor import Tensor
 from nanograd.testing import Case
+from pre_process.encode_position import Scaling
 
 RNG = np.random.default_rng(2024)
 IDS = np.array([[0, 0, 4, 1], [1, 4, 0, 0]])  # every second id is asked for again; 2 and 3 never
@@ -190,12 +191,15 @@ ATTENTION = [
     Case(ops.attention_weights, *SQUARE[:2], None, STARTS[2, :5], causal=True, slopes=(1, 0.5, 0.25)),
     Case(ops.attention_weights, *SQUARE[:2], None, causal=False, scale=2.0),
 ]
+SCALINGS: list[tuple[Any, float, int]] = [(kind, 4.0, 64) for kind in ("linear", "ntk", "yarn", "llama3")]
 PLACES = np.array([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [7, 300, 65_535, 5, 4]])  # of sequences in a batch
 ROTARY = [
     Case(ops.rotary, (2, 3, 5, 4), np.arange(5)),
     Case(ops.rotary, (3, 2, 5, 4), PLACES[:, None], layout="pairs"),
     Case(ops.rotary, (5, 6), PLACES[2].astype(np.uint16), base=500.0),
     Case(ops.rotary, (4, 2), np.array(-3)),
+    *(Case(ops.rotary, (5, 8), PLACES[2], base=50.0, scaling=Scaling(*kind)) for kind in SCALINGS),
+    Case(ops.packed_rotary, (3, 5, 24), PLACES, n_heads=2, layout="pairs", scaling=Scaling("yarn", 4.0, 64)),
     Case(ops.packed_rotary, (3, 5, 12), np.arange(5), n_heads=2),
     Case(ops.packed_rotary, (3, 5, 18), PLACES, n_heads=1, layout="pairs", base=100.0),
     Case(ops.packed_rotary, (1, 1, 6), np.array([9]), n_heads=1),

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-from nanograd.models.gpt import Block, DecoderLM, DecoderLMConfig, check_config
+from nanograd.models.decoder_config import DecoderLMConfig, check_config
+from nanograd.models.gpt import Block, DecoderLM
 from nanograd.models.presets import PRESETS, count_parameters
+from nanograd.models.stretch import stretch
 
 
 class Architecture(NamedTuple):

@@ -4,87 +4,18 @@ Letters: B sequences, T positions, C = d_model, F = d_hidden, V = vocab_size.
 """
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from nanograd import backend, nn, ops, random
 from nanograd.backend import Array
+from nanograd.models.decoder_config import DecoderLMConfig, check_config
 from nanograd.nn.recompute import recompute
 from nanograd.tensor import Tensor, no_grad
-
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
-Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+from pre_process.encode_position import alibi_slopes
 
 NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
-
-
-class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shape of a decoder language model and how its weights are drawn."""
-
-    vocab_size: Count = 4096  # number of different tokens
-    context_length: Count = 128  # longest sequence, in tokens
-    n_layers: Count = 4  # transformer blocks
-    n_heads: Count = 6  # attention heads in a block; must divide d_model
-    d_model: Count = 192  # width of the residual stream
-    d_hidden: Count | None = None  # width inside the MLP; None means 4 × d_model, for swiglu 8/3 × d_model
-    activation: nn.Activation = "gelu"  # what bends the MLP
-    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"  # how a token knows its place
-    rotary_base: Positive = 10_000.0  # rotary positions: the slowest pair turns once in 2π rotary_base tokens
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # layer norm centres and scales, RMS norm only scales
-    norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
-    norm_eps: Positive = 1e-5  # added to the variance in every norm
-    dropout: Share = 0.0  # share of each sub-layer's output zeroed in training
-    attention_dropout: Share = 0.0  # share of attention weights zeroed in training
-    embedding_dropout: Share = 0.0  # share of the first block's input zeroed in training
-    qkv_bias: bool = True  # add a bias to queries, keys and values
-    head_bias: bool = False  # add a bias to the logits
-    tie_embeddings: bool = True  # use the token embeddings as output layer too
-    scale_embeddings: bool = True  # multiply token vectors by √d_model, so that sinusoids don't drown them
-    embedding_std: Positive | None = None  # standard deviation of the first token vectors; None means 0.28 / √d_model
-    init_std: Positive = 0.02  # standard deviation of the first weight matrices
-
-    def __post_init__(self) -> None:
-        if self.n_heads > 0 and self.d_model % self.n_heads:
-            raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"d_model {self.d_model} is odd: sinusoidal positions pair sines with cosines")
-        if self.positions == "rotary" and self.n_heads > 0 and self.d_model // self.n_heads % 2:
-            raise ValueError(
-                f"d_model / n_heads = {self.d_model // self.n_heads} is odd: rotary positions turn pairs of numbers"
-            )
-
-    @property
-    def hidden_width(self) -> int:
-        """F, whether d_hidden was given or not.
-
-        SwiGLU has three matrices where others have two: at two thirds of the width they are as large (Shazeer 2020).
-        That is rounded up to a multiple of 32, a whole number of the product's tiles.
-        """
-        if self.d_hidden is not None:
-            return self.d_hidden
-        return 4 * self.d_model if self.activation != "swiglu" else 32 * math.ceil(8 * self.d_model / 3 / 32)
-
-    @property
-    def up_width(self) -> int:
-        """Rows of the MLP's first matrix: SwiGLU has gates too."""
-        return 2 * self.hidden_width if self.activation == "swiglu" else self.hidden_width
-
-    @property
-    def token_std(self) -> float:
-        """Standard deviation of the first token vectors, whether embedding_std was given or not.
-
-        With tied embeddings a token's vector also asks for that token as the next one: its own logit starts near
-        d_model · token_std. 0.28 / √d_model is GPT-2's 0.02 at width 192, and keeps that echo quiet in wider models.
-        """
-        return self.embedding_std or 0.28 / math.sqrt(self.d_model)
-
-    @property
-    def token_scale(self) -> float:
-        """What token vectors are multiplied by when they enter the first block."""
-        return math.sqrt(self.d_model) if self.scale_embeddings else 1.0
 
 
 class Block(nn.Module):
@@ -107,6 +38,9 @@ class Block(nn.Module):
             std=config.init_std,
             out_std=into_residual,
             rotary_base=config.rotary_base if config.positions == "rotary" else None,
+            rotary_layout=config.rotary_layout,
+            rotary_scaling=config.scaling,
+            slopes=alibi_slopes(config.n_heads) if config.positions == "alibi" else None,
         )
         self.mlp = nn.MLP(
             C, config.hidden_width, rng=rng, activation=config.activation, std=config.init_std, out_std=into_residual
@@ -244,11 +178,6 @@ class DecoderLM(nn.Module):
             raise ValueError(f"DecoderLM: documents must be integers {ids.shape}, not {backend.describe(documents)}")
 
 
-def check_config(config: DecoderLMConfig) -> None:
-    """Raise msgspec.ValidationError (a ValueError) if a field is out of bounds: the constructor doesn't look."""
-    msgspec.convert(msgspec.to_builtins(config), type(config))
-
-
 def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
     """A fresh norm of the kind that the configuration names."""
     return NORMS[config.norm](config.d_model, eps=config.norm_eps)
@@ -257,14 +186,15 @@ def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
 def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module | None:
     """The layer that turns positions into vectors; learned ones start as long as the token vectors they join.
 
-    None for rotary positions: they are no vectors, each attention turns its queries and keys.
+    None where positions are no vectors: with rotary each attention turns its queries and keys, with alibi scores fall
+    with distance; with none a token knows only which others came before it.
     """
-    if config.positions == "rotary":
-        return None
     if config.positions == "sinusoidal":
         return nn.SinusoidalPositions(config.context_length, config.d_model)
-    std = config.token_std * config.token_scale
-    return nn.LearnedPositions(config.context_length, config.d_model, rng=rng, std=std)
+    if config.positions == "learned":
+        std = config.token_std * config.token_scale
+        return nn.LearnedPositions(config.context_length, config.d_model, rng=rng, std=std)
+    return None
 
 
 def directions(vectors: Array, drawn: Array) -> Array:

@@ -1,6 +1,6 @@
 """Floor 5. Model shapes with a name, and the arithmetic of their size."""
 
-from nanograd.models.gpt import DecoderLMConfig
+from nanograd.models.decoder_config import DecoderLMConfig
 
 PRESETS: dict[str, DecoderLMConfig] = {
     "tiny": DecoderLMConfig(vocab_size=4096, context_length=128, n_layers=4, d_model=192, n_heads=6),

@@ -16,6 +16,8 @@ from nanograd.nn.module import Module
 from nanograd.nn.positions import token_positions
 from nanograd.random import DropoutKeys
 from nanograd.tensor import Tensor, no_grad
+from pre_process.encode_position import Scaling
+from pre_process.encode_position.rotary import Layout
 
 
 class AttentionHead(Module):
@@ -59,7 +61,9 @@ class MultiHeadAttention(Module):
     qkv          (3C, C): the rows of all queries, then of all keys, then of all values; head h owns D rows of each
     out          (C, C), mixes the heads; `out_std` is its standard deviation (None: `std`)
     dropout      share of the attention weights that is zeroed in training
-    rotary_base  queries and keys are turned by their positions (ops/rotary.py), in halves; None: they are not
+    rotary_base  queries and keys are turned by their positions (ops/rotary.py), in this layout; None: they are not
+    rotary_scaling  for contexts longer than trained. "dynamic" goes by the longest text of the batch
+    slopes       one for each head: scores fall with distance (ALiBi); None: they do not
     """
 
     def __init__(
@@ -74,6 +78,9 @@ class MultiHeadAttention(Module):
         std: float = 0.02,
         out_std: float | None = None,
         rotary_base: float | None = None,
+        rotary_layout: Layout = "halves",
+        rotary_scaling: Scaling | None = None,
+        slopes: tuple[float, ...] | None = None,
     ) -> None:
         if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"MultiHeadAttention: d_model {d_model} is not divisible by n_heads {n_heads}")
@@ -81,7 +88,10 @@ class MultiHeadAttention(Module):
             raise ValueError(f"MultiHeadAttention: a head of width {d_model // n_heads} can't be cut into rotary pairs")
         if dropout and keys is None:
             raise ValueError("MultiHeadAttention: dropout needs keys=DropoutKeys(seed)")
-        self.n_heads, self.dropout, self.keys, self.rotary_base = n_heads, dropout, keys, rotary_base
+        if slopes is not None and len(slopes) != n_heads:
+            raise ValueError(f"MultiHeadAttention: {len(slopes)} slopes for {n_heads} heads")
+        self.n_heads, self.dropout, self.keys, self.slopes = n_heads, dropout, keys, slopes
+        self.rotary_base, self.rotary_layout, self.rotary_scaling = rotary_base, rotary_layout, rotary_scaling
         self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
         self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
 
@@ -94,7 +104,7 @@ class MultiHeadAttention(Module):
     ) -> Tensor:
         """starts (B, T) says where each token's document begins; residual (B, T, C) is added to the result."""
         qkv, mask = self._queries_keys_values(x, padding_mask, starts), _for_all_queries(padding_mask)
-        mixed = ops.packed_attention(qkv, mask, starts, n_heads=self.n_heads, causal=True, **self._dropout())
+        mixed = ops.packed_attention(qkv, mask, starts, **self._settings())
         return self.out(mixed, residual)
 
     def _queries_keys_values(self, x: Tensor, padding_mask: Array | None, starts: Array | None) -> Tensor:
@@ -103,12 +113,25 @@ class MultiHeadAttention(Module):
         if self.rotary_base is None:
             return qkv
         positions = token_positions(x.data, padding_mask, starts)
-        return ops.packed_rotary(qkv, positions, n_heads=self.n_heads, base=self.rotary_base)
+        scaling = self.rotary_scaling
+        if scaling is not None and scaling.kind == "dynamic":
+            scaling = scaling.at(int(positions.max()) + 1)
+        return ops.packed_rotary(
+            qkv,
+            positions,
+            n_heads=self.n_heads,
+            base=self.rotary_base,
+            layout=self.rotary_layout,
+            scaling=scaling,
+        )
 
-    def _dropout(self) -> dict[str, Any]:
-        if not (self.training and self.dropout and self.keys):
-            return {}
-        return {"dropout": self.dropout, "dropout_key": self.keys.next()}
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"n_heads": self.n_heads, "causal": True}
+        if self.slopes is not None:
+            settings["slopes"] = self.slopes
+        if self.training and self.dropout and self.keys:
+            settings |= {"dropout": self.dropout, "dropout_key": self.keys.next()}
+        return settings
 
     @no_grad()
     def attention_weights(self, x: Tensor, padding_mask: Array | None = None, starts: Array | None = None) -> Array:
@@ -117,7 +140,9 @@ class MultiHeadAttention(Module):
         packed = self._queries_keys_values(x, padding_mask, starts).reshape(B, T, 3, self.n_heads, C // self.n_heads)
         query, key = (packed[:, :, i].swapaxes(1, 2) for i in range(2))  # each (B, H, T, D)
         starts = None if starts is None else starts[:, None]  # (B, 1, T)
-        return ops.attention_weights(query, key, _for_all_queries(padding_mask), starts, causal=True).data
+        return ops.attention_weights(
+            query, key, _for_all_queries(padding_mask), starts, causal=True, slopes=self.slopes
+        ).data
 
 
 def _for_all_queries(padding_mask: Array | None) -> Array | None:

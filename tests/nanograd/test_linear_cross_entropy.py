@@ -11,7 +11,7 @@ import nanograd.kernels.cpu.loss as compiled
 from nanograd import backend, ops
 from nanograd.kernels.cpu import gemm, output_layer
 from nanograd.kernels.cpu.cpu_features import has_bf16
-from nanograd.models.gpt import DecoderLM, DecoderLMConfig
+from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.ops import loss as formulas
 from nanograd.tensor import Tensor, no_grad
 from nanograd.testing import value_and_gradients

@@ -258,7 +258,7 @@ def test_state_travels_between_models() -> None:
         ({"n_heads": 5}, "d_model 32 is not divisible by n_heads 5"),
         ({"d_model": 33, "n_heads": 3}, "d_model 33 is odd"),
         ({"d_model": 36, "positions": "rotary"}, "d_model / n_heads = 9 is odd: rotary positions turn pairs"),
-        ({"rotary_base": 0.0}, r"Expected `float` > 0.0 - at `\$.rotary_base`"),
+        ({"positions": "rotary", "rotary_base": 0.0}, r"Expected `float` > 0.0 - at `\$.rotary_base`"),
         ({"n_heads": 0}, r"Expected `int` >= 1 - at `\$.n_heads`"),
         ({"n_layers": 0}, r"Expected `int` >= 1 - at `\$.n_layers`"),
         ({"dropout": 1.0}, r"Expected `float` < 1.0 - at `\$.dropout`"),

@@ -16,6 +16,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"positions": "sinusoidal"},
     {"positions": "learned", "norm_placement": "post"},
     {"positions": "rotary", "rotary_base": 20.0, "activation": "swiglu", "tie_embeddings": False},
+    {"positions": "rotary", "rotary_layout": "pairs", "rotary_scaling": "llama3", "rotary_factor": 2.0},
+    {"positions": "rotary", "rotary_scaling": "dynamic", "rotary_original_context": T},
+    {"positions": "alibi"},
+    {"positions": "none"},
 ]
 MODELS = [
     DecoderLM(
@@ -23,7 +27,9 @@ MODELS = [
     ).eval()
     for variant in VARIANTS
 ]
-every_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.config.positions)
+every_model = pytest.mark.parametrize(
+    "model", MODELS, ids=lambda model: f"{model.config.positions}-{model.config.rotary_scaling}"
+)
 LENGTHS = st.lists(st.integers(1, T), min_size=1, max_size=T).filter(lambda lengths: sum(lengths) <= T)
 
 

@@ -16,10 +16,17 @@ VARIANTS: list[dict[str, Any]] = [
     {"norm_placement": "post", "positions": "learned"},
     {"positions": "rotary", "rotary_base": 20.0, "activation": "swiglu", "tie_embeddings": False},
     {"norm": "rms_norm", "tie_embeddings": False, "activation": "relu"},
+    {"positions": "alibi", "n_layers": 1},
+    {"positions": "none", "n_layers": 1},
+    {"positions": "rotary", "n_layers": 1, "rotary_layout": "pairs", "rotary_scaling": "yarn", "rotary_factor": 3.0},
+    {"positions": "rotary", "n_layers": 1, "rotary_scaling": "dynamic", "rotary_original_context": T},
 ]
 MODELS = [
     DecoderLM(
-        DecoderLMConfig(vocab_size=V, context_length=T, n_layers=2, n_heads=2, d_model=8, init_std=0.5, **variant)
+        DecoderLMConfig(
+            **{"vocab_size": V, "context_length": T, "n_layers": 2, "n_heads": 2, "d_model": 8, "init_std": 0.5}
+            | variant
+        )
     ).eval()
     for variant in VARIANTS
 ]

@@ -8,6 +8,7 @@ import pytest
 
 from nanograd import ops
 from nanograd.testing import Case, is_floating, random_like, value_and_gradients
+from pre_process.encode_position import scaled_frequencies
 from tests.cases import CASES
 
 torch = pytest.importorskip("torch", reason="PyTorch is the yardstick of these tests: pip install 'nanograd[peers]'")
@@ -75,11 +76,15 @@ def cross_entropy(
     return loss + z_loss * z[real].logsumexp(-1).square().mean()
 
 
-def rotary(x: Any, positions: Any, base: float = 10_000.0, layout: str = "halves") -> Any:
+def rotary(x: Any, positions: Any, base: float = 10_000.0, layout: str = "halves", scaling: Any = None) -> Any:
     """Pairs as complex numbers, and a position as a power of a unit: as in Meta's Llama."""
-    D = x.shape[-1]
-    angles = positions.double()[..., None] * base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
-    turn = torch.polar(torch.ones_like(angles), angles)
+    D, length = x.shape[-1], 1.0
+    theta = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    if scaling is not None:
+        theta = torch.from_numpy(scaled_frequencies(theta.numpy(), base=base, scaling=scaling))
+        length = scaling.amplitude
+    angles = positions.double()[..., None] * theta
+    turn = torch.polar(torch.full_like(angles, length), angles)
     if layout == "pairs":
         return torch.view_as_real(torch.view_as_complex(x.double().unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x)
     y = torch.complex(*x.double().chunk(2, dim=-1)) * turn

@@ -21,6 +21,7 @@ import nanograd.kernels.cpu
 from nanograd import backend, ops
 from nanograd.primitive import Primitive
 from nanograd.testing import Case, is_floating, random_like, value_and_gradients
+from pre_process.encode_position import Scaling
 from tests.cases import CASES, KEY
 
 pytestmark = pytest.mark.usefixtures("twins")
@@ -59,6 +60,7 @@ LARGE = [
     Case(ops.mlp, (ROWS, 33), (140, 33), (140,), (40, 70), (40,), activation="swiglu"),
     *(Case(ops.rotary, (ROWS, WIDTH - 1), np.arange(ROWS), layout=layout) for layout in ("halves", "pairs")),
     Case(ops.packed_rotary, (2, ROWS // 2, 3 * 4 * 22), np.arange(ROWS).reshape(2, -1), n_heads=4),
+    Case(ops.rotary, (ROWS, 44), np.arange(ROWS), scaling=Scaling("yarn", 4.0, 64)),
     Case(ops.gelu, (ROWS, WIDTH), approximate="tanh"),
     Case(ops.dropout, (ROWS, WIDTH), p=0.3, key=KEY),
     Case(ops.embedding, (50, WIDTH), np.arange(ROWS) ** 2 % 47),

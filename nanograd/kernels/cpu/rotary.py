@@ -13,7 +13,7 @@ from numba import njit
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.support import INNER, SERIAL, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
-from nanograd.ops.rotary import Layout, check, check_packed, cos_and_sin, packed_rotary, rotary
+from nanograd.ops.rotary import Layout, MaybeScaling, check, check_packed, cos_and_sin, packed_rotary, rotary
 from nanograd.primitive import Needs
 
 ROWS = 16  # that one task turns
@@ -67,18 +67,21 @@ def _turn_pairs_of_rows(
 
 
 @functools.lru_cache(maxsize=8)
-def _table(length: int, D: int, base: float) -> Array:
+def _table(length: int, D: int, base: float, scaling: MaybeScaling) -> Array:
     """(length, D) float32: row m holds cos m θᵢ, then sin m θᵢ."""
     like = np.empty(0, np.float32)
-    return np.concatenate(cos_and_sin(np, np.arange(length), like, D, base), axis=-1)
+    return np.concatenate(cos_and_sin(np, np.arange(length), like, D, base, scaling), axis=-1)
 
 
-def _turned(x: Array, positions: Array, sign: int, heads: int, D: int, base: float, layout: Layout) -> Array:
+def _turned(
+    x: Array, positions: Array, sign: int, heads: int, D: int, base: float, layout: Layout, scaling: MaybeScaling
+) -> Array:
     """x (…, T, width), the first `heads` heads of each row turned; a new array"""
     length = 1 << int(positions.max()).bit_length()  # tables of few lengths, for the next batch may be longer
     places = np.ascontiguousarray(np.broadcast_to(positions, x.shape[:-1]), np.int64).reshape(-1)
     y, kernel = np.empty(x.shape, np.float32), _turn_halves if layout == "halves" else _turn_pairs
-    run(kernel, x.size, rows(x), places, _table(length, D, float(base)), np.float32(sign), heads, D, rows(y))
+    table = _table(length, D, float(base), scaling)
+    run(kernel, x.size, rows(x), places, table, np.float32(sign), heads, D, rows(y))
     return y
 
 
@@ -86,18 +89,33 @@ def _can(x: Array, positions: Array) -> bool:
     return takes(x) and positions.size > 0 and positions.min() >= 0 and positions.max() < LONGEST
 
 
-def _forward(xp: ArrayModule, x: Array, positions: Array, *, base: float = 10_000.0, layout: Layout = "halves") -> Any:
+def _forward(
+    xp: ArrayModule,
+    x: Array,
+    positions: Array,
+    *,
+    base: float = 10_000.0,
+    layout: Layout = "halves",
+    scaling: MaybeScaling = None,
+) -> Any:
     positions = np.asarray(positions)
     check(positions, x.shape[:-1], x.shape[-1] if x.ndim else 1, base, layout)
     if not _can(x, positions):
         return NotImplemented
-    return _turned(x, positions, 1, 1, x.shape[-1], base, layout), (positions,)
+    return _turned(x, positions, 1, 1, x.shape[-1], base, layout, scaling), (positions,)
 
 
 def _backward(
-    xp: ArrayModule, dy: Array, positions: Array, *, base: float = 10_000.0, layout: Layout = "halves", needs: Needs
+    xp: ArrayModule,
+    dy: Array,
+    positions: Array,
+    *,
+    base: float = 10_000.0,
+    layout: Layout = "halves",
+    scaling: MaybeScaling = None,
+    needs: Needs,
 ) -> Any:
-    return _turned(dy, positions, -1, 1, dy.shape[-1], base, layout), None
+    return _turned(dy, positions, -1, 1, dy.shape[-1], base, layout, scaling), None
 
 
 def _packed_forward(
@@ -108,12 +126,13 @@ def _packed_forward(
     n_heads: int,
     base: float = 10_000.0,
     layout: Layout = "halves",
+    scaling: MaybeScaling = None,
 ) -> Any:
     positions = np.asarray(positions)
     check_packed(qkv, positions, n_heads, base, layout)
     if not _can(qkv, positions):
         return NotImplemented
-    return _turned(qkv, positions, 1, 2 * n_heads, qkv.shape[2] // (3 * n_heads), base, layout), (positions,)
+    return _turned(qkv, positions, 1, 2 * n_heads, qkv.shape[2] // (3 * n_heads), base, layout, scaling), (positions,)
 
 
 def _packed_backward(
@@ -124,9 +143,10 @@ def _packed_backward(
     n_heads: int,
     base: float = 10_000.0,
     layout: Layout = "halves",
+    scaling: MaybeScaling = None,
     needs: Needs,
 ) -> Any:
-    return _turned(dy, positions, -1, 2 * n_heads, dy.shape[2] // (3 * n_heads), base, layout), None
+    return _turned(dy, positions, -1, 2 * n_heads, dy.shape[2] // (3 * n_heads), base, layout, scaling), None
 
 
 rotary.twin(np, _forward, _backward)
