@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 Runs = list[dict[str, Any]]  # of one text and one start: a record for each seed
-COLORS = {"random": "black", "random, untied": "black", "word2vec": "tab:orange", "word2vec, untied": "tab:orange"}
+COLORS = {"random": "black", "random, untied": "black", "word2vec": "tab:orange", "word2vec, untied": "tab:orange",
+          "frozen word2vec": "tab:blue"}  # fmt: skip
 ROWS = 5  # token counts in the table
 
 
@@ -25,26 +26,30 @@ def curves(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def show(records: Runs) -> None:
-    """For each text, the losses on the way, and how soon each start is where the random one ends."""
+    """For each text, the losses on the way, and how soon each start is where the best random one ends."""
     for text, starts in by_text(records).items():
-        seeds, steps = len(next(iter(starts.values()))), records[0]["steps"]
+        seeds = len(next(iter(starts.values())))
         print(f"\n{text}: validation loss in nats per token, mean ± standard deviation of {seeds} seeds")
         print(f"{'tokens':>12}" + "".join(f"{name:>20}" for name in starts))
         tokens, _ = curves(next(iter(starts.values())))
         for i in np.linspace(-1, len(tokens) - 1, ROWS + 1).round().astype(int)[1:]:
             print(f"{tokens[i]:12,}" + "".join(f"{_spread(curves(runs)[1][:, i]):>20}" for runs in starts.values()))
-        if "random" in starts and steps:
-            _show_advantage(starts)
+        if rivals := [curves(runs)[1].mean(axis=0)[-1] for runs in starts.values() if _is_random(runs)]:
+            _show_advantage(starts, float(min(rivals)))
+
+
+def _is_random(runs: Runs) -> bool:
+    return "--init random" in str(runs[0]["flags"])
 
 
 def _spread(values: np.ndarray) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _show_advantage(starts: dict[str, Runs]) -> None:
+def _show_advantage(starts: dict[str, Runs], goal: float) -> None:
     """In tokens: the vectors' own price, converted by what a token of the run costs, and what is saved by them."""
-    tokens, losses = curves(starts["random"])
-    goal, end = float(losses.mean(axis=0)[-1]), int(tokens[-1])
+    tokens, _ = curves(next(iter(starts.values())))
+    end = int(tokens[-1])
     print(f"{'start':>20}{'vectors cost':>16}{f'tokens to {goal:.3f}':>18}{f'loss at {end:,} - cost':>26}")
     for name, runs in starts.items():
         cost, mean = price_in_tokens(runs), curves(runs)[1].mean(axis=0)

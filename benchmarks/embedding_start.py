@@ -27,12 +27,14 @@ from nanograd.config import from_command_line
 from nanograd.prepare import cache_folder, prepare
 from nanograd.settings import PRESETS
 
+OWN_OUTPUT_LAYER = "--no-tie-embeddings"  # frozen vectors need one, so the others are also measured with it
 STARTS = {
     "random": "--init random",
     "word2vec": "--init word2vec",
-    "frozen word2vec": "--init word2vec --freeze-embeddings --no-tie-embeddings",
-    "random, untied": "--init random --no-tie-embeddings",  # frozen vectors need an output layer of their own
-    "word2vec, untied": "--init word2vec --no-tie-embeddings",
+    "random, untied": f"--init random {OWN_OUTPUT_LAYER}",
+    "word2vec, untied": f"--init word2vec {OWN_OUTPUT_LAYER}",
+    # what can't grow starts as long as it should be: times √192, components of size 1
+    "frozen word2vec": f"--init word2vec --freeze-embeddings --embedding-std 0.072 {OWN_OUTPUT_LAYER}",
 }
 EMBEDDED = "Wikipedia excerpt"  # what --data "" stands for
 EVALUATIONS = 20
