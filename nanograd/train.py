@@ -16,6 +16,7 @@ import numpy as np
 
 from nanograd import backend, kernels, terminal
 from nanograd.config import from_command_line, peek, to_toml
+from nanograd.evaluation import mean_loss
 from nanograd.io.checkpoint import publish_weights, save_tokenizer
 from nanograd.io.checkpoint_writer import CheckpointWriter
 from nanograd.io.metrics_file import MetricsFile
@@ -29,7 +30,7 @@ from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
 from nanograd.settings import PRESETS, TrainConfig, check_frozen
 from nanograd.train_report import describe, summarize
-from nanograd.trainer import DivergedError, Trainer, evaluate
+from nanograd.trainer import DivergedError, Trainer
 from nanograd.warm_up import compiled_kernels
 from pre_process.files import write_atomic
 
@@ -205,7 +206,7 @@ class Run:
         """Measure; True if no earlier model was as good. Raises StopAskedError when a signal comes."""
         batches = self.stop.unless_stopped(self.trainer.validation)
         with self.trainer.optimizer.averaged():
-            loss = evaluate(self.trainer.model, batches, self.config.device)
+            loss = mean_loss(self.trainer.model, batches, self.config.device)
         self.record |= {"val_loss": loss, "unigram_loss": self.trainer.unigram_loss}
         self.val_loss = loss
         improved = self.best_val_loss is None or loss < self.best_val_loss

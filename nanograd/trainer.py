@@ -6,7 +6,7 @@ Nothing here writes a file, except to the log: that is nanograd/train.py's part.
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientE
 from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.prepare import Prepared
 from nanograd.settings import TrainConfig
-from nanograd.tensor import no_grad
 from nanograd.watch import part
 
 log = logging.getLogger(__name__)
@@ -172,17 +171,3 @@ class Trainer:
 
 def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in arrays.items()}
-
-
-def evaluate(model: DecoderLM, batches: Iterable[Batch], device: str) -> float:
-    """Mean cross-entropy in nats per token over `batches`, dropout off, no smoothing."""
-    total, count, was_training = 0.0, 0, model.training
-    model.eval()
-    try:
-        with no_grad():
-            for batch in batches:
-                total += model.loss(**batch.on(device)).item() * batch.n_targets
-                count += batch.n_targets
-    finally:
-        model.train(was_training)
-    return total / count

@@ -29,6 +29,7 @@ FLOORS = [
         "memory",
         "mixing",
         "prepare",
+        "evaluation",
         "generate",
         "terminal",
         "profile",
@@ -38,7 +39,7 @@ FLOORS = [
         "trainer",
         "train_report",
     },
-    {"train", "sample", "plot", "warm_up"},
+    {"train", "evaluate", "sample", "plot", "warm_up"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

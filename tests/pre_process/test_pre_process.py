@@ -233,7 +233,8 @@ def test_any_tokenizer_can_be_given(given_tokenizer: TextTokenizer, tmp_path: Pa
         np.testing.assert_array_equal(ours, theirs)
     mask = again.transform(texts).mask
     assert mask[0].tolist() == sorted(mask[0].tolist())  # padded on the left, whatever id padding has
-    assert not again.transform(texts).vectors[~mask].any()
+    for batch in (again.transform(texts), fit(tokenizer=given_tokenizer, positions="none").transform(texts)):
+        assert not batch.vectors[~mask].any()
 
 
 def test_one_must_be_given_or_trained() -> None:

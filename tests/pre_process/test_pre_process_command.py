@@ -70,7 +70,6 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
         ["fit", str(text), *out, "--d-model", "3"],
         ["fit", str(text), *out, "--positions", "rotary"],
         ["fit", str(text), *out, "--tokenizer", str(text)],
-        ["fit", str(text), *out, "--tokenizer", str(tmp_path / "none"), "--vocab-size", "300"],
         ["fit", str(tmp_path / "there"), *out],
         ["show", str(tmp_path / "there")],
         ["transform", str(tmp_path), "x"],
@@ -81,6 +80,13 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
         assert error.startswith("error: ")
         assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "there"]
+
+
+def test_a_tokenizer_is_given_or_trained_not_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Tokenizer.train(TEXTS, vocab_size=300).save(tmp_path / "t")
+    argv = ["fit", "-", "--out", str(tmp_path / "f"), "--tokenizer", str(tmp_path / "t"), "--vocab-size", "300"]
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith("error: --vocab-size says how to train a tokenizer, but --tokenizer")
 
 
 @pytest.mark.parametrize("limit", [200, 6_000])
