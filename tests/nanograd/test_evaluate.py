@@ -14,7 +14,8 @@ from nanograd.config import from_command_line
 from nanograd.data import validation_batches
 from nanograd.data.documents import Document, open_documents
 from nanograd.evaluation import cut, document_losses, figures, mean_loss
-from nanograd.io.checkpoint import load_model, save_weights
+from nanograd.io.arrays import write_arrays
+from nanograd.io.checkpoint import load_model
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.prepare import token_folder
 from nanograd.settings import PRESETS
@@ -203,7 +204,7 @@ def test_a_card_holds_and_is_the_same_when_frozen_again(frozen, capsys):
 def test_a_card_does_not_hold_for_other_weights(frozen, capsys):
     model, _ = load_model(frozen)
     model.tokens.weight.data[5] += 1
-    save_weights(frozen, model)
+    write_arrays(frozen / "model.safetensors", model.state_dict())
     assert run(frozen, "--check") == 1
     out = capsys.readouterr().out
     assert "model.safetensors: not what the card was made from" in out
@@ -250,7 +251,7 @@ def test_weights_that_are_no_numbers_are_named(finished, tokens, tmp_path, capsy
     shutil.copytree(finished, tmp_path / "run")
     model, _ = load_model(tmp_path / "run")
     model.tokens.weight.data[:] = np.nan
-    save_weights(tmp_path / "run", model)
+    write_arrays(tmp_path / "run" / "model.safetensors", model.state_dict())
     fails(evaluate.main, [str(tmp_path / "run"), "--data", str(tokens), "--freeze"], "the loss is nan", capsys)
     assert not (tmp_path / "run" / "model_card.json").exists()
 
