@@ -27,6 +27,7 @@ from pre_process.provenance import Provenance
 from pre_process.token_files import Manifest, TokenFileError, read_manifest, write_tokens
 from pre_process.token_shards import holds_tokens
 from pre_process.tokenizer import Tokenizer
+from pre_process.word2vec.settings import ENGINE_VERSION
 
 log = logging.getLogger(__name__)
 PREPARED_FORMAT = 1  # raise it when prepared files change, and old caches are passed over
@@ -240,7 +241,7 @@ def _word_vectors(
         seed=config.seed,
     )
     n_tokens = manifest.splits["train"].tokens
-    key = _key(PREPARED_FORMAT, manifest.source_sha256, manifest.tokenizer_sha256, n_tokens, settings)
+    key = _key(PREPARED_FORMAT, manifest.source_sha256, manifest.tokenizer_sha256, n_tokens, settings, ENGINE_VERSION)
     path = cache_folder(config) / f"word2vec-{key}.npy"
     if path.is_file():
         try:

@@ -41,7 +41,7 @@ class VectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How word vectors are trained: see `train_embeddings`."""
 
     d_model: Count = 192
-    engine: Literal["gensim"] = "gensim"
+    engine: Literal["nanograd", "gensim"] = "nanograd"
     architecture: Literal["cbow", "skip-gram"] = "cbow"
     window: Count = 5
     epochs: Count = 5

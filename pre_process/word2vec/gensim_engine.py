@@ -1,59 +1,60 @@
-"""word2vec by gensim, in token order.
+"""word2vec by gensim, in the order of our ids.
 
-gensim numbers its words by frequency: asked for "row 300", it gives the 300th most frequent word, not token 300. And
-it silently drops what comes after the first 10,000 words of a sentence. Both are put right here and nowhere else.
+gensim numbers its words by frequency: asked for "row 300", it gives the 300th most frequent word, not word 300. That is
+put right here and nowhere else.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from gensim.models import Word2Vec
 from gensim.models.callbacks import CallbackAny2Vec
-from gensim.models.word2vec import MAX_WORDS_IN_BATCH
+
+from pre_process.word2vec.id_rows import split_sentences
+from pre_process.word2vec.settings import Progress, Settings
 
 
 class _Words:
-    """The sentences as gensim wants them: lists of words, here the ids in decimal, none longer than it reads."""
+    """The sentences as gensim wants them: lists of words, here the ids in decimal."""
 
-    def __init__(self, sentences: Iterable[np.ndarray], vocab_size: int) -> None:
-        self.sentences = sentences
-        self.names = [str(token_id) for token_id in range(vocab_size)]
+    def __init__(self, ids: np.ndarray, names: list[str]) -> None:
+        self.ids, self.names = ids, names
 
     def __iter__(self) -> Iterator[list[str]]:
-        for ids in self.sentences:
-            for start in range(0, len(ids), MAX_WORDS_IN_BATCH):
-                yield [self.names[token_id] for token_id in ids[start : start + MAX_WORDS_IN_BATCH].tolist()]
+        for sentence in split_sentences(self.ids):
+            yield [self.names[word] for word in sentence.tolist()]
 
 
 class _Progress(CallbackAny2Vec):  # type: ignore[misc]  # gensim has no types
-    def __init__(self, report: Callable[[int, int], None], epochs: int) -> None:
-        self.report, self.epochs, self.done = report, epochs, 0
+    def __init__(self, report: Progress, words: int, epochs: int) -> None:
+        self.report, self.words, self.total, self.done = report, words, words * epochs, 0
 
     def on_epoch_end(self, model: Word2Vec) -> None:
-        self.done += 1
-        self.report(self.done, self.epochs)
+        self.done += self.words
+        self.report(self.done, self.total)
 
 
-def train(
-    sentences: Iterable[np.ndarray],
-    counts: np.ndarray,
-    seen: np.ndarray,
-    d_model: int,
-    architecture: str,
-    window: int,
-    epochs: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
-    """(len(seen), d_model) float32, in the order of `seen`. One worker: with more the result depends on chance."""
-    words = _Words(sentences, len(counts))
+def train(ids: np.ndarray, counts: np.ndarray, settings: Settings, progress: Progress | None) -> np.ndarray:
+    """As engine.train; rows of ids that never occur are zeros. progress is called after each epoch."""
+    names, total = [str(word) for word in range(len(counts))], int(counts.sum())
+    words = _Words(ids, names)
     model = Word2Vec(
-        vector_size=d_model, sg=int(architecture == "skip-gram"), window=window, min_count=1, seed=seed, workers=1
+        vector_size=settings.d_model,
+        sg=int(settings.architecture == "skip-gram"),
+        window=settings.window,
+        negative=settings.negative,
+        sample=settings.sample,
+        alpha=settings.lr,
+        min_alpha=settings.min_lr,
+        min_count=1,
+        seed=settings.seed,
+        workers=settings.threads,
     )
-    frequencies = {words.names[token_id]: int(counts[token_id]) for token_id in seen}
-    model.build_vocab_from_freq(frequencies, corpus_count=sum(1 for _ in words))
-    callbacks = [_Progress(progress, epochs)] if progress else []
-    model.train(
-        words, total_examples=model.corpus_count, total_words=int(counts.sum()), epochs=epochs, callbacks=callbacks
-    )
-    return np.stack([model.wv[words.names[token_id]] for token_id in seen])
+    seen = np.flatnonzero(counts).tolist()
+    n_sentences = sum(1 for _ in split_sentences(ids))
+    model.build_vocab_from_freq({names[word]: int(counts[word]) for word in seen}, corpus_count=n_sentences)
+    callbacks = [_Progress(progress, total, settings.epochs)] if progress else []
+    model.train(words, total_examples=n_sentences, total_words=total, epochs=settings.epochs, callbacks=callbacks)
+    vectors = np.zeros((len(counts), settings.d_model), np.float32)
+    vectors[seen] = [model.wv[names[word]] for word in seen]
+    return vectors

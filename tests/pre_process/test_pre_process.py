@@ -297,7 +297,7 @@ def test_the_folder_says_what_made_it(fitted: PreProcess, folder: Path) -> None:
     made = read_provenance(folder)
     assert made.corpus.source == "ten texts"
     assert made.settings == settings()
-    assert made.versions.keys() == {"python", "nanograd", "numpy", "gensim"}
+    assert made.versions.keys() == {"python", "nanograd", "numpy", "numba"}
     assert made.files == {path.name: sha256_file(path) for path in folder.iterdir() if path.name != "provenance.json"}
     assert made.corpus.tokens == fitted.counts.sum()
 

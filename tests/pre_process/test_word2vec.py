@@ -1,4 +1,4 @@
-"""Word vectors: row i belongs to token i, whatever gensim calls its rows."""
+"""Word vectors by both engines: row i belongs to token i, and what is wrong with the input is said in one line."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from pre_process.tokenizer import Tokenizer
 from pre_process.tokenizer.byte_level import from_visible
 from pre_process.word2vec import count_tokens, load_vectors, save_vectors, token_keys, train_embeddings
 
-gensim_models = pytest.importorskip("gensim.models", reason="the engine under test")
+gensim_models = pytest.importorskip("gensim.models", reason="one of the engines under test")
+every_engine = pytest.mark.parametrize("engine", ["nanograd", "gensim"])
 
 # Tokens 1 and 2 stand in the same places, so do 3 and 4, …; 24 to 43 stand around them; 0, 21, 22, 23 never occur.
 VOCAB = 44
@@ -37,9 +38,10 @@ def cosine(vectors: np.ndarray) -> np.ndarray:
     return unit @ unit.T
 
 
+@every_engine
 @pytest.mark.parametrize("architecture", ["cbow", "skip-gram"])
-def test_row_i_is_the_vector_of_token_i(architecture: str) -> None:
-    vectors = train(sentences(), architecture=architecture)
+def test_row_i_is_the_vector_of_token_i(architecture: str, engine: str) -> None:
+    vectors = train(sentences(), architecture=architecture, engine=engine)
     assert vectors.shape == (VOCAB, 16)
     assert vectors.dtype == np.float32
     words = np.arange(1, 21)
@@ -58,23 +60,25 @@ def test_the_rows_are_gensims_own_vectors(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("pre_process.word2vec.gensim_engine.Word2Vec", Spy)
     texts = sentences(500)
-    vectors = train(texts)
+    vectors = train(texts, engine="gensim")
     [model] = models
     assert model.wv.index_to_key != sorted(model.wv.index_to_key, key=int)  # its order is another one
     for token in np.flatnonzero(count_tokens(texts, VOCAB)):
         np.testing.assert_array_equal(vectors[token], model.wv[str(token)])
 
 
-def test_the_same_seed_gives_the_same_bits() -> None:
+@every_engine
+def test_the_same_seed_gives_the_same_bits(engine: str) -> None:
     texts = sentences(300)
-    first = train(texts, seed=3)
-    np.testing.assert_array_equal(first, train(texts, seed=3))
-    assert not np.equal(first, train(texts, seed=4)).all(axis=1)[count_tokens(texts, VOCAB) > 0].any()
+    first = train(texts, seed=3, engine=engine)
+    np.testing.assert_array_equal(first, train(texts, seed=3, engine=engine))
+    assert not np.equal(first, train(texts, seed=4, engine=engine)).all(axis=1)[count_tokens(texts, VOCAB) > 0].any()
 
 
-def test_tokens_never_seen_get_the_mean_length_and_pads_nothing() -> None:
+@every_engine
+def test_tokens_never_seen_get_the_mean_length_and_pads_nothing(engine: str) -> None:
     texts = sentences(2000)
-    vectors = train(texts, epochs=2)
+    vectors = train(texts, epochs=2, engine=engine)
     counts = count_tokens(texts, VOCAB)
     assert np.flatnonzero(counts == 0).tolist() == [0, 21, 22, 23]
     length = np.linalg.norm(vectors, axis=1)
@@ -83,29 +87,49 @@ def test_tokens_never_seen_get_the_mean_length_and_pads_nothing() -> None:
     assert not vectors[23].any()
 
 
-def test_what_stands_after_the_first_ten_thousand_tokens_counts() -> None:
+@every_engine
+def test_what_stands_after_the_first_ten_thousand_tokens_counts(engine: str) -> None:
     """gensim drops the rest of a sentence of more than 10,000 words."""
     late = np.concatenate([np.arange(10_500) % 1500 + 4, np.tile([1, 2, 3], 500)])
-    vectors = train_embeddings([late], vocab_size=1504, d_model=16, epochs=5)
+    vectors = train_embeddings([late], vocab_size=1504, d_model=16, epochs=5, engine=engine)  # type: ignore[arg-type]
     untrained = 0.5 / np.sqrt(16)  # gensim's first values are uniform within ±0.5 / d_model
     assert np.linalg.norm(vectors[1:4], axis=1).min() > 2 * untrained
 
 
-def test_progress_counts_epochs() -> None:
+@every_engine
+def test_progress_counts_words(engine: str) -> None:
     seen: list[tuple[int, int]] = []
-    train(sentences(50), epochs=3, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    train(sentences(50), epochs=3, progress=lambda done, total: seen.append((done, total)), engine=engine)
+    assert seen[-1] == (750, 750)
+    assert all(total == 750 for _, total in seen)
+    assert seen == sorted(seen)
 
 
 @pytest.mark.parametrize(
     ("texts", "settings", "message"),
     [
-        ([], {}, "at least one token"),
-        ([np.array([], int)], {}, "at least one token"),
+        ([], {}, "at least two different words .* 0 occurs"),
+        ([np.array([], int)], {}, "at least two different words .* 0 occurs"),
+        ([np.array([3, 3, 3])], {}, "at least two different words .* 1 occurs"),
         ([np.array([44])], {}, r"ids from 44 to 44 don't fit a vocabulary of 44"),
         ([np.array([-1, 0])], {}, r"ids from -1 to 0 don't fit"),
         ([np.array([1, 2])], {"d_model": 0}, "d_model must be at least 1, not 0"),
         ([np.array([1, 2])], {"epochs": 0}, "epochs must be at least 1"),
+        ([np.array([1, 2])], {"window": 0}, "window must be at least 1"),
+        ([np.array([1, 2])], {"negative": 0}, "negative must be at least 1"),
+        ([np.array([1, 2])], {"threads": 0}, "threads must be at least 1"),
+        ([np.array([1, 2])], {"vocab_size": 0}, "vocab_size must be at least 1, not 0"),
+        ([np.array([1, 2])], {"lr": float("nan")}, "lr must be a number above 0, not nan"),
+        ([np.array([1, 2])], {"lr": float("inf")}, "lr must be a number above 0, not inf"),
+        ([np.array([1, 2])], {"lr": -0.1}, "lr must be a number above 0, not -0.1"),
+        ([np.array([1, 2])], {"min_lr": 1.0}, "min_lr must be between 0 and lr = 0.025, not 1.0"),
+        ([np.array([1, 2])], {"min_lr": float("nan")}, "min_lr must be .* not nan"),
+        ([np.array([1, 2])], {"sample": -1e-3}, "sample must be at least 0 and below 1, not -0.001"),
+        ([np.array([1, 2])], {"sample": float("nan")}, "sample must be .* not nan"),
+        ([np.array([1, 2])], {"seed": -1}, "seed must be at least 0"),
+        (sentences(200), {"lr": 1e4}, "grew beyond all bounds: lr = 10000.0 is too high"),
+        (sentences(200), {"lr": 1e4, "architecture": "skip-gram"}, "grew beyond all bounds"),
+        (sentences(200), {"lr": 1e4, "engine": "gensim"}, "grew beyond all bounds"),
         ([np.array([1, 2])], {"architecture": "glove"}, "'glove'"),
         ([np.array([1, 2])], {"engine": "torch"}, "'torch'"),
         (iter([np.array([1, 2])]), {}, "iterator"),

@@ -23,8 +23,6 @@ kept on disk. So a small text is done in Python (`compiled_pays`), and both ways
 """
 
 import contextlib
-import functools
-import hashlib
 import logging
 import math
 import os
@@ -32,6 +30,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from pre_process import compiled_code
 
 Part = Literal["train", "encode", "decode"]
 
@@ -83,25 +83,8 @@ def compiling(part: Part) -> Iterator[bool]:
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept, under a name that changes with any of the sources.
-
-    Numba itself compares a kernel's own file only: a change in a file that the kernel calls would go unseen.
-    """
-    return _user_folder() / f"tokenizer-{_hash_of_sources()}"
-
-
-@functools.cache
-def _hash_of_sources() -> str:
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return hashlib.sha256(sources).hexdigest()[:16]
-
-
-def _user_folder() -> Path:
-    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
-        return Path(chosen)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("nanograd", appauthor=False))
+    """Where compiled code is kept, under a name that changes with any of the sources."""
+    return compiled_code.cache_folder("tokenizer", Path(__file__).parent)
 
 
 def _mark(part: Part) -> Path:

@@ -1,22 +1,17 @@
 """How the kernels are compiled, and how bytes reach them."""
 
-import contextlib
-import functools
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-from pre_process.files import delete_cut_pickles
+from pre_process.compiled_code import numba_cache_in, writable
 from pre_process.tokenizer.kernels import cache_folder
 
 SERIAL: dict[str, Any] = {"error_model": "numpy", "nogil": True}  # nogil: threads of Python run kernels side by side
 PADDING = 16  # bytes that must be readable behind a text, for a piece's bytes are fetched eight at a time
 
-_config: Any = numba.config  # its names are made at run time
 _njit: Any = numba.njit  # its stubs leave options out
 
 
@@ -35,34 +30,9 @@ def lean(function: Callable[..., Any]) -> Any:
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile `function` when it is first called, and keep the code in the tokenizer's own folder.
-
-    The folder is a global setting of Numba, read here and now: other packages keep theirs.
-    """
-    with _cache_in(_folder_for_compiled_code()):
+    """Compile `function` when it is first called, and keep the code in the tokenizer's own folder."""
+    with numba_cache_in(writable(cache_folder())):
         return _njit(**SERIAL, cache=True)(function)
-
-
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    before, _config.CACHE_DIR = _config.CACHE_DIR, str(folder)
-    try:
-        yield
-    finally:
-        _config.CACHE_DIR = before
-
-
-@functools.cache
-def _folder_for_compiled_code() -> Path:
-    """The cache folder; where it can't be written, one that lasts as long as the system's temporary files do."""
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            delete_cut_pickles(folder, "*.nb[ci]")
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="tokenizer-kernels-"))
 
 
 def padded(*texts: bytes) -> np.ndarray:
