@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from nanograd.models import DecoderLMConfig, count_parameters
+from nanograd.optim_settings import OptimConfig
 
 BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
@@ -13,7 +14,12 @@ AT_REST = 240e6  # Python, NumPy, Numba with its compiled code, matplotlib and t
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
 
 
-def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_blocks: bool = False) -> float:
+DEFAULT_OPTIM = OptimConfig()
+
+
+def estimate_memory(
+    config: DecoderLMConfig, batch_size: int, *, recompute_blocks: bool = False, optim: OptimConfig = DEFAULT_OPTIM
+) -> float:
     """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, one
     micro-batch's activations, and the copy that a checkpoint is written from.
 
@@ -31,17 +37,38 @@ def estimate_memory(config: DecoderLMConfig, batch_size: int, *, recompute_block
         activations = batch_size * T * (config.n_layers + 2) * C + max(layer, head)  # inputs, and one block at a time
     else:
         activations = batch_size * T * 2 * C + config.n_layers * layer + head
-    weights = count_parameters(config)
-    state = 4 * weights  # themselves, gradients, two moments
-    snapshot = 3 * weights  # of the weights and the moments: it is written to disk while training goes on
+    weights, moments = count_parameters(config), count_moments(config, optim)
+    average = weights if optim.ema_decay else 0
+    gradients = V * C if optim.fuse_optimizer else weights  # fused: one at a time, but tied embeddings wait to the end
+    state = weights + gradients + moments + average
+    snapshot = weights + moments + 2 * average  # it is written to disk while training goes on
     return AT_REST + BYTES * (state + activations + snapshot)
 
 
-def check_memory(config: DecoderLMConfig, batch_size: int, device: str, *, recompute_blocks: bool = False) -> None:
+def count_moments(config: DecoderLMConfig, optim: OptimConfig) -> float:
+    """How many numbers the optimizer remembers from step to step, beside a mean of the weights."""
+    weights, C = count_parameters(config), config.d_model
+    if optim.optimizer == "adafactor":
+        return 3 * config.vocab_size * C  # a row and a column for each matrix are nothing beside its temporaries
+    if optim.optimizer == "muon":  # one number for each weight of the blocks' matrices, two for the others
+        return 2 * weights - config.n_layers * (4 * C * C + (config.up_width + config.hidden_width) * C)
+    if optim.optimizer == "sgd":
+        return 0 if optim.momentum == 0 else weights
+    return weights if optim.optimizer == "lion" else 2 * weights
+
+
+def check_memory(
+    config: DecoderLMConfig,
+    batch_size: int,
+    device: str,
+    *,
+    recompute_blocks: bool = False,
+    optim: OptimConfig = DEFAULT_OPTIM,
+) -> None:
     """Raise MemoryError if training on the CPU needs more than this machine has at all."""
     if device != "cpu" or not hasattr(os, "sysconf"):  # Windows doesn't tell
         return
-    need = estimate_memory(config, batch_size, recompute_blocks=recompute_blocks)
+    need = estimate_memory(config, batch_size, recompute_blocks=recompute_blocks, optim=optim)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > there:
         advice = "" if recompute_blocks else "give --recompute-blocks, or "

@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 def describe(config: TrainConfig) -> None:
     """What --dry-run prints: settings, parameters, tokens, memory."""
     folder = token_folder(first_text(config))
-    memory = estimate_memory(config.model, config.batch_size, recompute_blocks=config.recompute_blocks)
+    memory = estimate_memory(
+        config.model, config.batch_size, recompute_blocks=config.recompute_blocks, optim=config.optim
+    )
     memory += 0 if folder.is_dir() else PREPARING
     per_step = config.accumulate * config.batch_size * config.model.context_length
     print(to_toml(config))

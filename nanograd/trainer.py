@@ -46,7 +46,13 @@ class Trainer:
         self.config, self.prepared = config, prepared
         self.batches = Prefetch(training_batches(config, prepared), ahead=config.loader.prefetch)
         self.validation = validation_set(config, prepared)
-        check_memory(config.model, config.batch_size, config.device, recompute_blocks=config.recompute_blocks)
+        check_memory(
+            config.model,
+            config.batch_size,
+            config.device,
+            recompute_blocks=config.recompute_blocks,
+            optim=config.optim,
+        )
         self.model = DecoderLM(config.model, seed=config.seed, embeddings=prepared.embeddings)
         self.model.recompute_blocks = config.recompute_blocks
         if config.freeze_embeddings:

@@ -7,6 +7,7 @@ import pytest
 from nanograd import terminal, train
 from nanograd.config import from_command_line, read_toml
 from nanograd.io.checkpoint import load_model
+from nanograd.memory import count_moments, estimate_memory
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import AdamW, FlatParameters, Muon
 from nanograd.optim_settings import OPTIMIZERS, SCHEDULES, OptimConfig, learning_rate_of, make_optimizer
@@ -165,6 +166,24 @@ def test_with_a_mean_of_weights_that_is_what_is_measured_and_saved(flags, tmp_pa
     model, _ = load_model(tmp_path / "b")
     plain, _ = load_model(tmp_path / "a")
     assert not np.array_equal(model.tokens.weight.data, plain.tokens.weight.data)
+
+
+@every("name", OPTIMIZERS)
+def test_the_estimate_of_memory_counts_what_each_optimizer_keeps(name):
+    """The state of a model, number by number; adafactor's is counted by its temporaries, which are longer."""
+    config = DecoderLMConfig(vocab_size=300, context_length=8, n_layers=2, n_heads=2, d_model=16, activation="swiglu")
+    model = DecoderLM(config)
+    optim = parse("--optimizer", name)
+    optimizer = make_optimizer(optim, FlatParameters(model), model.hidden_matrices())
+    held = sum(array.size for array in optimizer.state_dict().values()) - 1
+    counted = count_moments(config, optim)
+    assert held < 0.2 * counted if name == "adafactor" else held == counted
+    bare, averaged, fused = (
+        estimate_memory(config, 1, optim=parse("--optimizer", name, *more.split()))
+        for more in ("", "--ema-decay 0.9", "--fuse-optimizer --clip-norm 0")
+    )
+    assert averaged - bare == 4 * 3 * model.n_parameters()
+    assert bare - fused == 4 * (model.n_parameters() - model.tokens.weight.size)
 
 
 def test_the_dry_run_shows_what_was_chosen(capsys):
