@@ -1,6 +1,5 @@
 """A run in pieces ends as the run in one piece: weights, optimizer, metrics; and what must not be resumed is not."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,10 +9,8 @@ import pytest
 
 from nanograd import sample, terminal, train
 from nanograd.io.run_checkpoints import all_checkpoints, best_checkpoint
+from tests.nanograd.same_runs import CHANCE, same_end
 from tests.nanograd.small_runs import fails, records
-
-CHANCE = ["--dropout", "0.2", "--accumulate", "2", "--steps", "12"]  # dropout, accumulation, shuffling, schedule
-TIMES = {"seconds", "tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +27,6 @@ def resume(out, *extra):
 def begin(flags, out, *extra):
     assert terminal.run(train.main, [*flags, *CHANCE, "--out", str(out), *extra]) == 0
     return out
-
-
-def same_end(run, whole):
-    """Bit by bit, but for times."""
-    last = all_checkpoints(run)[-1]
-    for name in ("model.safetensors", "optimizer.safetensors", "config.toml"):
-        assert (last / name).read_bytes() == (all_checkpoints(whole)[-1] / name).read_bytes(), name
-    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert without_times(records(run)) == without_times(records(whole))
-    states = [json.loads((all_checkpoints(r)[-1] / "state.json").read_text()) for r in (run, whole)]
-    ours, theirs = ({**s, "record": without_times([s["record"]]), "metrics_bytes": 0} for s in states)
-    assert ours == theirs
-
-
-def without_times(lines):
-    return [[(key, value) for key, value in line.items() if key not in TIMES] for line in lines]
 
 
 @pytest.mark.parametrize("pauses", [[1], [5], [11], [2, 3, 7, 8], [12]])

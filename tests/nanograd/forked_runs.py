@@ -1,0 +1,76 @@
+"""Training runs as processes that start quickly, to be killed: forked from one that has loaded all but the kernels.
+
+The kernels' threads would not outlive the fork.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+
+SERVER = """
+import json, os, sys
+import matplotlib.figure, rich.progress, rich.table, tyro
+import numba
+from nanograd import terminal, train
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if not child:
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os._exit(terminal.run(train.main, order["argv"]))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class RunServer:
+    """Starts one run after the other. As a context manager it ends with the block.
+
+    kernels  False: the formulas alone, which start at once
+    """
+
+    def __init__(self, log, *, kernels):
+        self.log = log
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "NANOGRAD_KERNELS": str(int(kernels))},
+        )
+        assert self._line() == "ready"
+
+    def start(self, argv):
+        """The run's process id."""
+        self._server.stdin.write(json.dumps({"argv": argv, "log": str(self.log)}).encode() + b"\n")
+        self.process = int(self._line())
+        return self.process
+
+    def ended(self, timeout):
+        """Wait that many seconds at most: the exit code, or None if the run goes on."""
+        if not select.select([self._server.stdout], [], [], timeout)[0]:
+            return None
+        return int(self._line())
+
+    def kill(self):
+        """SIGKILL; the exit code, which is not −9 if the run was quicker."""
+        os.kill(self.process, signal.SIGKILL)  # it is not reaped before its exit code is read … by us, one line later
+        return int(self._line())
+
+    def _line(self):
+        return self._server.stdout.readline().decode().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.kill()
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
