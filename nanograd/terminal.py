@@ -152,6 +152,19 @@ class TrainingDisplay:
         self.console.print(text, markup=False)
 
 
+@contextlib.contextmanager
+def save_requests_ignored() -> Iterator[None]:
+    """Inside the block SIGUSR1, which asks a training run to save, does not end a process that has nothing to save."""
+    if not hasattr(signal, "SIGUSR1"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 class StopAskedError(Exception):
     """A signal came in the middle of something that can be left out: see StopSignal.unless_stopped."""
 

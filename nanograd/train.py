@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse settings, prepare text, train, save. Returns the exit code; raises ValueError and OSError on bad input."""
     terminal.configure_logging()
     asked = peek(argv, "resume", "out", bare=BARE)
-    with earlier_run(asked["resume"], asked["out"]) as earlier:
+    with terminal.save_requests_ignored(), earlier_run(asked["resume"], asked["out"]) as earlier:
         base = None if earlier is None else earlier.config
         config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare=BARE, base=base)
         config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))

@@ -115,7 +115,7 @@ def _read_manifest(path: Path) -> Manifest:
         entries = msgspec.json.decode(content, type=dict[str, Any])
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CheckpointError(f"{path} is damaged: it is not JSON") from None
     entries.pop("sha256", None)
     if _signed(entries) != content:

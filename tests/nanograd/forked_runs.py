@@ -11,11 +11,16 @@ import subprocess
 import sys
 
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
 import matplotlib.figure, rich.progress, rich.table, tyro
 import numba
 from nanograd import terminal, train
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+answers = os.dup(1)
 print("ready", flush=True)
+def main(argv):
+    os.write(answers, b"%d\\n" % os.getpid())  # from here on signals are heard
+    return train.main(argv)
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -23,8 +28,7 @@ for line in sys.stdin:
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os._exit(terminal.run(train.main, order["argv"]))
-    print(child, flush=True)
+        os._exit(terminal.run(main, order["argv"]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
