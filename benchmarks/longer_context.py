@@ -3,9 +3,10 @@
     python -m benchmarks.longer_context [--steps 400] [--seed 0] [--kinds rotary,alibi,…] [--json FILE] [--threads 1]
 
 Trains `nanograd.train` (preset tiny, context 128, random start) once for each kind of positions, lets the model read
-the same validation tokens in windows of 128, 256 and 512, and prints nats per token. Rotary positions are read as they are
-and with each scaling, by the factor that the window is longer. "far" counts only tokens that have at least the training
-context before them in their window (at 1 ×: half of it): whoever understands the distances predicts them better.
+the same validation tokens in windows of 128, 256 and 512, and prints nats per token. Rotary positions are read as they
+are and with each scaling, by the factor that the window is longer. "far" counts only tokens that have at least the
+training context before them in their window (at 1 ×: half of it): whoever understands the distances predicts them
+better than the rest.
 Losses don't depend on how busy the machine is. A run of 400 steps takes about a minute on a quiet core.
 """
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pre_process.encode_position import add_positions, load_positions, save_positions, sinusoidal
-from pre_process.encode_position.plot import draw_positions
 
 
 @given(t=st.integers(0, 3000), i=st.integers(0, 95), half=st.integers(1, 96))
@@ -90,9 +89,3 @@ def test_a_saved_table_comes_back(tmp_path: Path) -> None:
         load_positions(tmp_path / "p.npy")
     with pytest.raises(ValueError, match=r"missing\.npy is missing"):
         load_positions(tmp_path / "missing.npy")
-
-
-def test_the_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="draws the picture")
-    draw_positions(sinusoidal(64, 32), tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
