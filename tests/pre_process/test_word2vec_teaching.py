@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanograd import Tensor
+from nanograd import Tensor, nn
 from nanograd.testing import gradient_check
 from pre_process.word2vec import teaching
 from pre_process.word2vec.teaching import CBOW, SkipGram, Word2Vec, keep_probability, minus_log_sigmoid, train, windows
@@ -141,3 +141,54 @@ def test_what_cannot_be_learnt_from(text: Any, message: str) -> None:
 
 def test_the_example_in_the_docstring_is_true() -> None:
     assert doctest.testmod(teaching).failed == 0
+
+
+@either
+def test_the_fast_engine_takes_the_same_steps(model: type[Word2Vec]) -> None:
+    """One sentence, window after window, with the windows and the noise that the compiled kernel drew.
+
+    No token stands twice in a window: there the kernel sees its own change. And word2vec.c's CBOW, gensim's and so the
+    kernel's give each of n neighbours the whole gradient of their mean: n times the gradient of the loss.
+    """
+    rng = np.random.default_rng(8)
+    vocab, d, rate = 200, 18, 0.1
+    ids = rng.permutation(vocab)[:12]
+    first = [rng.normal(size=(vocab, d)).astype(np.float32) for _ in range(2)]
+    learner = with_vectors(model, *(nn.Parameter(array.copy()) for array in first))
+    found, reach, targets = by_the_engine(model, ids, first, rate)
+    for place, token in enumerate(ids):
+        neighbours = np.concatenate(
+            [ids[max(0, place - reach[place]) : place], ids[place + 1 : place + 1 + reach[place]]]
+        )
+        assert len(set(targets[place])) == 6, "another seed, please: some noise came twice"
+        learner.zero_grad()
+        learner(int(token), neighbours, targets[place, 1:]).backward()
+        learner.inputs.data -= rate * (len(neighbours) if model is CBOW else 1) * learner.inputs.grad
+        learner.outputs.data -= rate * learner.outputs.grad
+    for ours, theirs, before in zip((learner.inputs.data, learner.outputs.data), found, first, strict=True):
+        assert np.abs(theirs - before).max() > 0.1
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def by_the_engine(
+    model: type[Word2Vec], ids: np.ndarray, vectors: list[np.ndarray], rate: float
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """The vectors after one sentence, how far each window reached, and what had to be told apart there."""
+    from pre_process.word2vec.kernels.cbow import cbow
+    from pre_process.word2vec.kernels.chance import alias_table
+    from pre_process.word2vec.kernels.sentences import Model, Schedule, new_desk
+    from pre_process.word2vec.kernels.skip_gram import skip_gram
+    from pre_process.word2vec.kernels.vector import padded
+
+    vocab, d = vectors[0].shape
+    width = padded(d)
+    flat = [np.pad(array, ((0, 0), (0, width - d))).reshape(-1) for array in vectors]
+    shares, others = np.empty(vocab, np.float32), np.empty(vocab, np.int32)
+    alias_table(np.ones(vocab), shares, others)
+    desk = new_desk(width, 3, 5)
+    kernel = skip_gram if model is SkipGram else cbow
+    kernel(
+        np.append(ids, -1).astype(np.int32), 0, Schedule(rate, rate, 12), 3, 5,
+        Model(*flat, width, np.ones(vocab, np.float32), shares, others), desk,
+    )  # fmt: skip
+    return [array.reshape(vocab, width)[:, :d] for array in flat], desk.reach[:12], desk.targets[:12]
