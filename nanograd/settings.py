@@ -71,8 +71,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
     """first values of the token embeddings, and of the output layer"""
-    word2vec_architecture: Literal["cbow", "skip-gram"] = "cbow"
-    """what word2vec predicts: a token from its neighbours, or each neighbour from the token (slower)"""
+    word2vec_architecture: Literal["cbow", "skip-gram"] = "skip-gram"
+    """what word2vec predicts: a token from its neighbours, or the token from each neighbour (slower)"""
     word2vec_epochs: Count = 5
     """passes of word2vec over the training tokens"""
     freeze_embeddings: bool = False

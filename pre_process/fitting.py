@@ -42,7 +42,7 @@ class VectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     d_model: Count = 192
     engine: Literal["nanograd", "gensim"] = "nanograd"
-    architecture: Literal["cbow", "skip-gram"] = "cbow"
+    architecture: Literal["cbow", "skip-gram"] = "skip-gram"
     window: Count = 5
     epochs: Count = 5
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0

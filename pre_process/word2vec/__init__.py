@@ -43,7 +43,7 @@ def train_embeddings(
     vocab_size: int,
     d_model: int,
     engine: Engine = "nanograd",
-    architecture: Architecture = "cbow",
+    architecture: Architecture = "skip-gram",
     zero_ids: Collection[int] = (),
     progress: Progress | None = None,
     **settings: Any,
