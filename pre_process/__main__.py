@@ -28,7 +28,11 @@ _HELP: dict[type[msgspec.Struct], dict[str, str]] = {
         "engine": "what trains the word vectors",
         "architecture": "a token from its neighbours (cbow), or they from it",
         "window": "tokens to each side that are its neighbours",
-        "epochs": "of word2vec",
+        "negative": "tokens drawn by chance for each token, to be told from its neighbours",
+        "epochs": "passes of word2vec over the text",
+        "sample": "tokens that make up more than this share are passed over now and then; 0: none is",
+        "lr": "learning rate at first",
+        "min_lr": "and at the end",
         "seed": "of the word vectors",
     },
     Settings: {

@@ -44,7 +44,11 @@ class VectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: Literal["nanograd", "gensim"] = "nanograd"
     architecture: Literal["cbow", "skip-gram"] = "skip-gram"
     window: Count = 5
+    negative: Count = 5
     epochs: Count = 5
+    sample: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1e-3
+    lr: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.025
+    min_lr: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1e-4
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
 
 

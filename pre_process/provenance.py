@@ -9,6 +9,7 @@ import msgspec
 
 from pre_process.files import sha256_file, write_atomic
 from pre_process.fitting import Count, TokenizerSettings, VectorSettings
+from pre_process.word2vec.settings import ENGINE_VERSION
 
 FORMAT_VERSION = 2
 FILE_NAME = "provenance.json"
@@ -59,6 +60,8 @@ def check_settings(settings: Settings) -> None:
         for name in path.rstrip("`").split("."):
             given = given[name]
         raise PreProcessError(f"{path.rstrip('`').rpartition('.')[2]}: {reason}, not {given!r}") from None
+    if settings.vectors.min_lr > settings.vectors.lr:
+        raise PreProcessError(f"min_lr {settings.vectors.min_lr} is more than lr {settings.vectors.lr}")
     if settings.positions in IN_THE_MODEL:
         raise PreProcessError(
             f"{settings.positions} positions are part of a model, not of its input: choose none here, and "
@@ -75,7 +78,8 @@ def check_settings(settings: Settings) -> None:
 def versions(engine: str) -> dict[str, str]:
     """Of all that has a say in the bits."""
     packages = ("nanograd", "numpy", "gensim" if engine == "gensim" else "numba")
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+    found = {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+    return found if engine == "gensim" else {**found, "word2vec engine": str(ENGINE_VERSION)}
 
 
 def _version(package: str) -> str:

@@ -59,6 +59,15 @@ def test_another_text_is_read_with_the_fitted_tokenizer(fitted, flags, tmp_path)
     np.testing.assert_array_equal(found.embeddings, PreProcess.load(fitted).embeddings)
 
 
+def test_one_cache_keeps_what_two_tokenizers_make_apart(corpus, fitted, flags, tmp_path):
+    argv = ["fit", str(corpus), "--out", str(tmp_path / "f"), *SAME, "--vocab-size", "270"]
+    assert pre_process(argv) == 0
+    of_270 = prepared(*flags, "--pre-process", str(tmp_path / "f"))
+    of_280 = prepared(*flags, "--pre-process", str(fitted))
+    assert (of_270.tokenizer.vocab_size, of_280.tokenizer.vocab_size) == (270, 280)
+    assert of_270.folder != of_280.folder
+
+
 def test_ids_without_a_fitted_row_keep_what_the_model_draws(fitted, flags):
     found = prepared(*flags, "--pre-process", str(fitted), "--vocab-size", "300")
     assert found.embeddings.shape == (300, 16)

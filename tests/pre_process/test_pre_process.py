@@ -97,6 +97,17 @@ def test_equal_arguments_give_equal_bits(fitted: PreProcess) -> None:
     assert not np.array_equal(fit(seed=1).embeddings, fitted.embeddings)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"engine": "gensim"}, {"architecture": "skip-gram"}, {"window": 2}, {"negative": 2}, {"sample": 0.0}, {"lr": 0.1}],
+    ids=str,
+)
+def test_every_choice_changes_the_vectors(change: dict[str, object], fitted: PreProcess) -> None:
+    other = fit(**change)
+    assert other.tokenizer.to_json() == fitted.tokenizer.to_json()
+    assert not np.array_equal(other.embeddings, fitted.embeddings)
+
+
 def test_pattern_and_normalizer_are_kept(tmp_path: Path) -> None:
     fit(pattern="cl100k", normalizer="nfkc").save(tmp_path / "saved")
     tokenizer = PreProcess.load(tmp_path / "saved").tokenizer
@@ -115,6 +126,8 @@ def test_a_text_too_long_is_an_error(fitted: PreProcess) -> None:
         ({"d_model": 0}, "d_model: Expected `int` >= 1, not 0"),
         ({"context_length": 0}, "context_length: Expected `int` >= 1, not 0"),
         ({"epochs": 0}, "epochs: Expected `int` >= 1, not 0"),
+        ({"lr": float("nan")}, "lr: .* not nan"),
+        ({"lr": 0.01, "min_lr": 0.02}, "min_lr 0.02 is more than lr 0.01"),
         ({"val_fraction": 1.0}, "val_fraction: .* not 1.0"),
         ({"val_fraction": float("nan")}, "val_fraction: .* not nan"),
         ({"vocab_size": 10}, "vocab_size 10 is too small"),
@@ -297,7 +310,7 @@ def test_the_folder_says_what_made_it(fitted: PreProcess, folder: Path) -> None:
     made = read_provenance(folder)
     assert made.corpus.source == "ten texts"
     assert made.settings == settings()
-    assert made.versions.keys() == {"python", "nanograd", "numpy", "numba"}
+    assert made.versions.keys() == {"python", "nanograd", "numpy", "numba", "word2vec engine"}
     assert made.files == {path.name: sha256_file(path) for path in folder.iterdir() if path.name != "provenance.json"}
     assert made.corpus.tokens == fitted.counts.sum()
 

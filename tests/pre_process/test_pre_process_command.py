@@ -48,7 +48,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "word vectors of 8 dimensions" in capsys.readouterr().out
     assert main(["show", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("a.txt", "epochs 1", "embeddings.npy", "gensim", "'<|pad|>'"))
+    assert all(part in shown for part in ("a.txt", "epochs 1", "embeddings.npy", "numba", "'<|pad|>'"))
     assert main(["transform", str(out), "the [cat]", "on", "--npz", str(arrays)]) == 0
     assert "']'" in capsys.readouterr().out
     expected = PreProcess.load(out).transform(["the [cat]", "on"])
