@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from pre_process.word2vec.files import check_writable, load_words
 from pre_process.word2vec.map_picture import SUFFIXES, Method, draw_map, groups, positions, unit
 from pre_process.word2vec.report import as_record, neighbours_table, print_evaluation
 from pre_process.word2vec.word_vectors import WordVectors
+
+SIDE_BY_SIDE = 4  # words whose neighbours fit beside each other
 
 
 def evaluate(path: Path, *, as_json: bool) -> None:
@@ -29,14 +32,23 @@ def evaluate(path: Path, *, as_json: bool) -> None:
 
 
 def neighbours(path: Path, wanted: Sequence[str], n: int) -> None:
-    """The nearest words of each, side by side."""
-    words = load_words(path)
-    console().print(neighbours_table({word: words.nearest(word, n) for word in wanted}))
+    """The nearest words of each, some side by side."""
+    _check_number(n)
+    words, screen = load_words(path), console()
+    found = {word: words.nearest(word, n) for word in wanted}
+    for start in range(0, len(found), SIDE_BY_SIDE):
+        screen.print(neighbours_table(dict(islice(found.items(), start, start + SIDE_BY_SIDE))))
 
 
 def analogy(path: Path, a: str, b: str, c: str, n: int) -> None:
     """a is to b as c is to …"""
+    _check_number(n)
     console().print(neighbours_table({f"{a} : {b} = {c} : …": load_words(path).analogy(a, b, c, n)}))
+
+
+def _check_number(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, not {n}")
 
 
 def plot(path: Path, out: Path, wanted: Sequence[str], *, top: int, skip: int, method: Method) -> None:
