@@ -79,7 +79,9 @@ def draw_map(path: Path, words: Sequence[str], places: np.ndarray, colours: np.n
         figure.draw_without_rendering()  # from here on it is known where the dots are
         figure.set_layout_engine("none")
         labelled = _label(axes, words, places, colours)
-        figure.savefig(content, format=path.suffix[1:])
+        figure.savefig(
+            content, format=path.suffix[1:], pil_kwargs={"optimize": True} if path.suffix == ".png" else None
+        )
     write_atomic(path, content.getvalue())
     return labelled
 
