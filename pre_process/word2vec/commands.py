@@ -58,9 +58,8 @@ def plot(path: Path, out: Path, wanted: Sequence[str], *, top: int, skip: int, m
     rows = _rows(words, wanted, top, skip)
     units = unit(words.vectors[rows])
     chosen = [words.words[row] for row in rows]
-    labelled = draw_map(
-        out, chosen, positions(units, method), groups(units), f"{len(rows)} words of {path.name}, {method}"
-    )
+    title = f"{len(rows)} words of {path.name}, {method}; colours are groups in all {units.shape[1]} dimensions"
+    labelled = draw_map(out, chosen, positions(units, method), groups(units), title)
     without = "" if labelled == len(rows) else f", {len(rows) - labelled} without a label for lack of room"
     print(f"{len(rows)} words{without}: {out}")
 
