@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Method = Literal["pca", "t-sne"]
 SUFFIXES = (".png", ".svg", ".pdf")
-_SMALL = {".png": {"pil_kwargs": {"optimize": True}}}  # a tenth smaller
+_SMALL: dict[str, dict[str, Any]] = {".png": {"pil_kwargs": {"optimize": True}}}  # a tenth smaller
 _COLOURS = (
     "#1f5fa8",
     "#c2500a",
