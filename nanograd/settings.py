@@ -103,6 +103,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """save after this step and stop, as if by Ctrl-C: --resume goes on, and the schedule is that of all steps"""
     profile: str | None = None
     """say where time and memory of steps 3 to 12 went; with a file name, write their timeline (Perfetto) there too"""
+    tensorboard: bool = False
+    """write metrics for TensorBoard too, into a folder `tensorboard` of the run (needs the extra of that name)"""
     dry_run: bool = False
     """print settings, parameters, tokens and memory, then stop"""
     text: TextConfig = TextConfig()

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -105,51 +105,6 @@ def progress_bar(what: str) -> Iterator[Progress]:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
     screen.print(f"{what}: {time.perf_counter() - started:.1f} s")
-
-
-class TrainingDisplay:
-    """The live line of a training run; where there is no terminal, a plain line at most every ten seconds."""
-
-    def __init__(self, steps: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console, self.steps, self._printed = console(), steps, time.monotonic()
-        self._bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self._task = self._bar.add_task("train", total=steps, figures="first step …")
-
-    def __enter__(self) -> "TrainingDisplay":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(
-        self, step: int, *, loss: float, val_loss: float | None, tokens_per_second: float, seconds: float
-    ) -> None:
-        """Show the newest figures; `val_loss` is the last one measured."""
-        figures = (
-            f"loss {loss:.3f}  val {'–' if val_loss is None else f'{val_loss:.3f}'}  {tokens_per_second:,.0f} tok/s"
-        )
-        self._bar.update(self._task, completed=step, figures=figures)
-        if not self.console.is_terminal and time.monotonic() - self._printed >= 10:
-            self._printed = time.monotonic()
-            minutes, left = divmod(round(seconds / step * (self.steps - step)), 60)
-            self.console.print(f"step {step}/{self.steps}  {figures}  ETA {minutes}:{left:02}")
-
-    def print(self, text: str) -> None:
-        """A line above the live one, taken literally."""
-        self.console.print(text, markup=False)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,11 @@ import msgspec
 import numpy as np
 
 from nanograd import backend, kernels, terminal
+from nanograd.alerts import Alerts
 from nanograd.config import from_command_line, peek, to_toml
+from nanograd.display import TrainingDisplay
 from nanograd.evaluation import mean_loss
+from nanograd.event_file import EventFile, check_installed
 from nanograd.io.checkpoint import publish_weights, save_tokenizer
 from nanograd.io.checkpoint_writer import CheckpointWriter
 from nanograd.io.metrics_file import MetricsFile
@@ -24,7 +27,7 @@ from nanograd.io.run_folder import run_folder
 from nanograd.io.training_state import Snapshot, TrainingState, environment
 from nanograd.memory import check_disk
 from nanograd.mixing import prepare_all
-from nanograd.plot import draw_loss
+from nanograd.plot import draw_loss, read_metrics
 from nanograd.prepare import Prepared
 from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
@@ -50,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_frozen(config)
         backend.check_device(config.device)
         kernels.check_matmul_precision(config.matmul_precision, config.device)
+        if config.tensorboard:
+            check_installed()
         backend.keep_freed_memory()
         if config.dry_run:
             describe(config)
@@ -108,12 +113,14 @@ class Run:
         profiled = FirstSteps(config.profile, config.steps - first)
         with (
             terminal.StopSignal() as self.stop,
-            terminal.TrainingDisplay(config.steps) as self.display,
+            TrainingDisplay(config.steps, bytes_per_token=self.prepared.bytes_per_token()) as self.display,
             np.errstate(over="ignore", invalid="ignore"),  # the gradient's norm tells, in one line
             MetricsFile(self.out / "metrics.jsonl", self.metrics_bytes) as self.metrics,
+            EventFile(self.out, wanted=config.tensorboard, first_step=first) as self.events,
             self.trainer.batches,
             self._writer() as self.writer,
         ):
+            self.alerts = Alerts(read_metrics(self.out))  # of the steps before, where there were any
             if not self.is_recorded:
                 self._finish_step()
             while self.record["step"] < end and not self.stop.exit_code:
@@ -180,7 +187,9 @@ class Run:
                 self.save()
                 return
         record["seconds"] = self._seconds()
+        self._alert()
         self.metrics.write(record)
+        self.events.add(record)
         self.is_recorded = True
         if improved or self._checkpoint_due(step):
             self.save()
@@ -188,13 +197,16 @@ class Run:
             self._draw()
         if not self.stop.exit_code and (last or (config.sample_every and step % config.sample_every == 0)):
             self.display.print(f"step {step}: {self.trainer.sample(step, self.stop)}")
-        self.display.update(
-            step,
-            loss=record["loss"],
-            val_loss=self.val_loss,
-            tokens_per_second=record["tokens_per_second"],
-            seconds=record["seconds"],
-        )
+        self.display.update(record, val_loss=self.val_loss)
+
+    def _alert(self) -> None:
+        """Say what has become unusual with this step, and have it saved: whoever looks into it finds the model."""
+        told = self.alerts.check(self.record)
+        self.record |= told
+        for line in told.values():
+            log.info("alert: %s", line)
+            self.display.print(f"alert: {line}")
+            self.stop.save_wanted = True
 
     def _draw(self) -> None:
         try:

@@ -6,7 +6,7 @@ from nanograd.io.run_checkpoints import all_checkpoints
 from tests.nanograd.small_runs import records
 
 CHANCE = ["--dropout", "0.2", "--accumulate", "2", "--steps", "12"]  # dropout, accumulation, shuffling, schedule
-TIMES = {"seconds", "tokens_per_second"}
+TIMES = {"seconds", "tokens_per_second", "speed_alert"}
 
 
 def same_end(run, whole):

@@ -1,0 +1,56 @@
+"""Event files: what TensorBoard will read; and what is said where the library is missing."""
+
+import struct
+import sys
+
+import pytest
+
+from nanograd.event_file import FOLDER, EventFile
+
+
+def events(run):
+    """Every event of every file, oldest file first: records of length, checksum, content, checksum."""
+    pb = pytest.importorskip("tensorboardX.proto.event_pb2")
+    for path in sorted((run / FOLDER).iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            yield pb.Event.FromString(content[12 : 12 + size])
+            content = content[16 + size :]
+
+
+def scalars(run):
+    return [
+        (e.step, v.tag, round(v.simple_value, 4))
+        for e in events(run)
+        for v in e.summary.value
+        if not v.HasField("tensor")
+    ]
+
+
+def test_a_record_becomes_scalars_and_what_is_no_number_is_left_out(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with EventFile(tmp_path, wanted=True) as file:
+        file.add({"step": 1, "loss": 2.5, "grad_norm": float("nan"), "tokens": 7})
+        file.add({"step": 2, "loss": None, "val_loss": 2.25, "loss_alert": "step 2: too high"})
+    assert scalars(tmp_path) == [(1, "loss/training", 2.5), (2, "loss/validation", 2.25)]
+    assert [v.tag for e in events(tmp_path) for v in e.summary.value if v.HasField("tensor")] == ["alerts/text_summary"]
+
+
+def test_a_resumed_run_tells_tensorboard_where_it_goes_on(tmp_path):
+    pb = pytest.importorskip("tensorboardX.proto.event_pb2")
+    with EventFile(tmp_path, wanted=True, first_step=4) as file:
+        file.add({"step": 5, "loss": 2.5})
+    assert [e.step for e in events(tmp_path) if e.session_log.status == pb.SessionLog.START] == [5]
+
+
+def test_nothing_is_written_unless_it_is_wanted(tmp_path):
+    with EventFile(tmp_path, wanted=False) as file:
+        file.add({"step": 1, "loss": 2.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match=r"pip install 'nanograd\[tensorboard\]'"):
+        EventFile(tmp_path, wanted=True)
