@@ -1,11 +1,12 @@
 """Floor 4. Muon: momentum, made orthogonal, for the matrices inside; AdamW for everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from nanograd import backend
 from nanograd.backend import Array
 from nanograd.optim.adamw import AdamW
 from nanograd.optim.flat import FlatParameters
-from nanograd.optim.newton_schulz import orthogonalize
+from nanograd.optim.newton_schulz import orthogonalize_all
 from nanograd.optim.optimizer import Optimizer, Part
 
 
@@ -45,13 +46,18 @@ class Muon(Optimizer):
         super().__init__(flat, weight_decay=weight_decay, names=hidden)
         self.momentum, self.nesterov, self.lr_ratio = momentum, nesterov, lr_ratio
         self.m = self._zeros()
-        self._rows = {part.where.start: hidden[name] for name, part in self.places.items()}
+        self._shapes = {
+            part.where.start: [(rows, part.shape[1]) for rows in hidden[name]] for name, part in self.places.items()
+        }
         others = [name for name in flat.named if name not in hidden]
         self.adamw = AdamW(flat, betas=betas, eps=eps, weight_decay=weight_decay, names=others)
 
     def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
-        """Both halves: see Optimizer.step."""
-        super().step(lr, scale=scale, zero_grad=zero_grad)
+        """Both halves: see Optimizer.step. All hidden matrices become orthogonal at once, each by one thread."""
+        self.begin()
+        self._update(self.parts, [self.flat.gradients[part.where] for part in self.parts], lr, scale)
+        for part in self.parts if zero_grad else ():
+            self.flat.gradients[part.where] = 0
         for part in self.adamw.parts:
             self.adamw.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
 
@@ -62,18 +68,29 @@ class Muon(Optimizer):
 
     def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
         """The formulas of the class, on one parameter."""
-        w, m = self.flat.parameters[part.where].reshape(part.shape), self.m[part.own]
-        direction = self._direction(g, m, scale).reshape(part.shape)
-        rate, start = lr * self.lr_ratio, 0
-        if self.weight_decay:
-            w *= 1 - rate * self.weight_decay
-        for rows in self._rows[part.where.start]:
-            block = slice(start, start + rows)
-            step = orthogonalize(direction[block])
-            w[block] -= rate * 0.2 * max(step.shape) ** 0.5 * step
-            start += rows
+        self._update([part], [g], lr, scale)
         if zero_grad:
             g[...] = 0
+
+    def _update(self, parts: Sequence[Part], gradients: Sequence[Array], lr: float, scale: float) -> None:
+        xp, rate = backend.array_module(self.m), lr * self.lr_ratio
+        steps = xp.concatenate(
+            [self._direction(g, self.m[part.own], scale) for part, g in zip(parts, gradients, strict=True)]
+        )
+        shapes = [shape for part in parts for shape in self._shapes[part.where.start]]
+        orthogonalize_all(steps, shapes)
+        done = 0
+        for part in parts:
+            w = self.flat.parameters[part.where]
+            if self.weight_decay:
+                w *= 1 - rate * self.weight_decay
+            start = 0
+            for rows, columns in self._shapes[part.where.start]:
+                step = steps[done + start : done + start + rows * columns]
+                step *= rate * 0.2 * max(rows, columns) ** 0.5
+                w[start : start + rows * columns] -= step
+                start += rows * columns
+            done += start
 
     def _direction(self, g: Array, m: Array, scale: float) -> Array:
         """m, brought up to date; or that and a look ahead. Its length does not matter: it becomes orthogonal."""

@@ -1,5 +1,8 @@
 """Floor 4. A matrix to the nearest one whose rows are orthonormal, by matrix products alone."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from nanograd import backend
@@ -20,24 +23,32 @@ def orthogonalize(g: Array) -> Array:
     https://kellerjordan.github.io/posts/muon
     """
     xp, tall = backend.array_module(g), g.shape[0] > g.shape[1]
-    x = xp.ascontiguousarray(g.T if tall else g)  # A is then as small as possible
+    x = g.T if tall else g  # A is then as small as possible
     x = x / xp.maximum(xp.sqrt(xp.sum(x * x)), 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
-        gram = _product(x, x, transpose=True)
-        polynomial = _product(gram, gram)
-        polynomial *= c
-        polynomial += b * gram
-        polynomial.reshape(-1)[:: len(polynomial) + 1] += a  # on the diagonal
-        x = _product(polynomial, x)
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.T if tall else x
 
 
-def _product(a: Array, b: Array, *, transpose: bool = False) -> Array:
-    """a b, or a bᵀ: by the project's own product where that is compiled, in the precision that is set there."""
-    if not (type(a) is np.ndarray and a.dtype == np.float32 and backend.kernels_enabled()):
-        return a @ (b.T if transpose else b)
-    from nanograd.kernels.cpu.gemm import product
+def orthogonalize_all(flat: Array, shapes: Sequence[tuple[int, int]]) -> None:
+    """`orthogonalize` in place for matrices of these shapes that lie one behind the other in `flat` (n,)."""
+    if (kernels := _compiled(flat)) is not None:
+        kernels.orthogonalize_all(flat, shapes, COEFFICIENTS, STEPS)
+        return
+    start = 0
+    for shape in shapes:
+        x = flat[start : start + shape[0] * shape[1]].reshape(shape)
+        x[...] = orthogonalize(x)
+        start += x.size
 
-    out = np.empty((len(a), len(b) if transpose else b.shape[1]), np.float32)
-    return product(a, b, out, transpose_b=transpose)
+
+def _compiled(x: Array) -> Any | None:
+    """The kernels for an array like `x`, or None: then the formula runs, with BLAS's or CuPy's products."""
+    if type(x) is not np.ndarray or x.dtype != np.float32 or not backend.kernels_enabled():
+        return None
+    from nanograd.kernels.cpu import newton_schulz
+    from nanograd.kernels.cpu.cpu_features import has_avx512
+
+    return newton_schulz if has_avx512() else None

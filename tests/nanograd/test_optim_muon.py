@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd import backend, nn
+from nanograd import nn
+from nanograd.kernels.cpu.cpu_features import has_avx512
 from nanograd.optim import FlatParameters, Muon, orthogonalize
+from nanograd.optim.newton_schulz import orthogonalize_all
 
 
 def singular_values(x: np.ndarray) -> np.ndarray:
@@ -48,13 +50,53 @@ def test_nothing_stays_nothing():
     assert not orthogonalize(np.zeros((3, 5), np.float32)).any()
 
 
+def low_rank(shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Singular values over four powers of ten, as gradients have them."""
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.standard_normal((size, min(shape))))[0] for size in shape)
+    return (u * np.logspace(0, -4, min(shape)) @ v.T).astype(np.float32)
+
+
+def compiled(matrices: list[np.ndarray]) -> list[np.ndarray]:
+    flat = np.concatenate([x.reshape(-1) for x in matrices])
+    orthogonalize_all(flat, [x.shape for x in matrices])
+    parts = np.split(flat, np.cumsum([x.size for x in matrices])[:-1])
+    return [part.reshape(x.shape) for part, x in zip(parts, matrices, strict=True)]
+
+
+needs_avx512 = pytest.mark.skipif(not has_avx512(), reason="the compiled iteration is made of AVX-512 tiles")
+
+
+@needs_avx512
 @pytest.mark.usefixtures("twins")
-@pytest.mark.parametrize("shape", [(64, 64), (64, 200), (200, 64), (19, 33)])
-def test_the_projects_own_product_gives_the_same(shape):
-    g = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    ours = orthogonalize(g)
-    with backend.formulas_only():
-        np.testing.assert_allclose(ours, orthogonalize(g), atol=1e-5)
+@settings(max_examples=30)
+@given(sides=st.lists(st.tuples(st.integers(1, 230), st.integers(1, 230)), min_size=1, max_size=5))
+def test_the_compiled_iteration_gives_the_same(sides):
+    """On the small matrix X Xᵀ a singular value of 10⁻⁴ is 10⁻⁸, one rounding of the largest: measured over 3,000
+    matrices of these shapes, no number is off by more than 10⁻³.
+    """
+    matrices = [low_rank(shape, sum(shape)) for shape in sides]
+    for found, g in zip(compiled(matrices), matrices, strict=True):
+        np.testing.assert_allclose(found, orthogonalize(g.astype(np.float64)), atol=5e-3)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("twins")
+def test_long_sums_many_bands_and_nothing_at_all():
+    """More columns than one block of steps; several bands of rows; zeros; and a matrix too short to be lengthened."""
+    wide, tall, nothing = low_rank((300, 1100), 0), low_rank((1100, 300), 1), np.zeros((5, 9), np.float32)
+    tiny = low_rank((20, 30), 2) * np.float32(1e-9)
+    for found, g in zip(compiled([wide, nothing, tall, tiny]), (wide, nothing, tall, tiny), strict=True):
+        np.testing.assert_allclose(found, orthogonalize(g.astype(np.float64)), atol=5e-3)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("twins")
+def test_company_and_threads_do_not_matter():
+    matrices = [low_rank((40, 3 * n), n) for n in (5, 30, 60)]
+    together = compiled(matrices)
+    for found, g in zip(together, matrices, strict=True):
+        np.testing.assert_array_equal(compiled([g])[0], found)
 
 
 class Packed(nn.Module):

@@ -55,7 +55,7 @@ def multiply_alone(
         for share in range(parts):
             pack_panels(b, shape[1], shape[2], panels, share, parts)
     for part in range(parts):
-        _multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
+        multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
 
 
 @njit(**SERIAL)
@@ -101,7 +101,7 @@ def _multiply_share(
     first: Summand,
     second: Summand,
 ) -> None:
-    _multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
+    multiply_part(a, panels, blocks[part], shape, part_of(part, grid, shape), out, first, second)
 
 
 @njit(**INNER)
@@ -114,7 +114,7 @@ def part_of(number: int, grid: Grid, shape: Shape) -> Part:
 
 
 @njit(**INNER)
-def _multiply_part(
+def multiply_part(
     a: Operand,
     panels: Array,
     block: Array,
