@@ -91,7 +91,7 @@ class Run:
         self.best_val_loss: float | None = None
         self.record: dict[str, Any] = {"step": 0, "seconds": 0.0}  # of the last step
         self.is_recorded = True  # False: a signal came before its validation loss was known
-        self.metrics_bytes = 0
+        self.metrics_bytes = self.snapshot_step = 0
 
     def restore(self, earlier: Earlier) -> None:
         """Become what the checkpoint holds. Raises ValueError if it belongs to another model or optimizer."""
@@ -100,7 +100,7 @@ class Run:
         state = earlier.state
         self.val_loss, self.best_val_loss = state.val_loss, state.best_val_loss
         self.record, self.is_recorded = state.record, state.is_recorded
-        self.metrics_bytes = state.metrics_bytes
+        self.metrics_bytes, self.snapshot_step = state.metrics_bytes, state.step
         log.warning("going on after step %d of %s", state.step, earlier.run)
 
     def train(self) -> int:
@@ -130,6 +130,8 @@ class Run:
                 profiled.finish(step - first, self.display.console, last=step == end or bool(self.stop.exit_code))
                 self._finish_step()
                 self.writer.check()
+            if self.snapshot_step != self.record["step"]:  # a signal came
+                self.save()
             self.writer.finish()
         if first == config.steps:  # whoever trained it may have been killed before this picture
             self._draw()
@@ -227,7 +229,7 @@ class Run:
 
     def _checkpoint_due(self, step: int) -> bool:
         config = self.config
-        asked, self.stop.save_wanted = self.stop.save_wanted or bool(self.stop.exit_code), False
+        asked, self.stop.save_wanted = self.stop.save_wanted, False
         regular = step % (config.checkpoint_every or config.eval_every) == 0
         for_good = bool(config.keep_every) and step % config.keep_every == 0
         return asked or regular or for_good or step in (config.steps, config.pause_at)
@@ -248,6 +250,7 @@ class Run:
             made_with=environment(),
         )
         self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))
+        self.snapshot_step = state.step
 
     def _write_extras(self, folder: Path) -> None:
         write_atomic(folder / "config.toml", self._settings())

@@ -3,6 +3,7 @@
 The kernels' threads would not outlive the fork.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -51,10 +52,9 @@ class RunServer:
         assert self._line() == "ready"
 
     def start(self, argv):
-        """The run's process id."""
+        """Have it begin; it hears signals from here on."""
         self._server.stdin.write(json.dumps({"argv": argv, "log": str(self.log)}).encode() + b"\n")
         self.process = int(self._line())
-        return self.process
 
     def ended(self, timeout):
         """Wait that many seconds at most: the exit code, or None if the run goes on."""
@@ -62,9 +62,14 @@ class RunServer:
             return None
         return int(self._line())
 
+    def send(self, number):
+        """A signal, unless the run has ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process, number)
+
     def kill(self):
         """SIGKILL; the exit code, which is not −9 if the run was quicker."""
-        os.kill(self.process, signal.SIGKILL)  # it is not reaped before its exit code is read … by us, one line later
+        self.send(signal.SIGKILL)
         return int(self._line())
 
     def _line(self):

@@ -34,13 +34,14 @@ def test_a_signal_during_evaluation_cuts_it_short_and_it_is_made_again(
     """The step is saved, its line of metrics.jsonl is not yet there; the resumed run evaluates and records it."""
     out, evaluations = tmp_path / "run", []
 
-    def evaluate(model, batches, device):
+    def measure_and_signal(model, batches, device):
         evaluations.append(device)
         if len(evaluations) == {5: 1, 12: 3}[step]:
             os.kill(os.getpid(), number)
-        return trainer.evaluate(model, batches, device)
+        return measure(model, batches, device)
 
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    measure = train.mean_loss
+    monkeypatch.setattr(train, "mean_loss", measure_and_signal)
     begin(flags, out, code)
     assert records(out)[-1]["step"] == step - 1
     assert check_checkpoint(all_checkpoints(out)[-1]).step == step
@@ -69,6 +70,23 @@ def test_a_signal_in_a_step_saves_that_step(flags, whole, tmp_path, monkeypatch,
         begin(flags, out, code)
     assert "stopped at step 7, saved" in capsys.readouterr().err
     assert records(out)[-1]["step"] == check_checkpoint(all_checkpoints(out)[-1]).step == 7
+    assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0
+    same_end(out, whole)
+
+
+def test_a_signal_after_a_step_saves_that_step(flags, whole, tmp_path, monkeypatch):
+    """Here while its live line is drawn: no step follows."""
+    out, update = tmp_path / "run", terminal.TrainingDisplay.update
+
+    def update_with_signal(self, step, **figures):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, step, **figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal.TrainingDisplay, "update", update_with_signal)
+        begin(flags, out, 143)
+    assert check_checkpoint(all_checkpoints(out)[-1]).step == 7
     assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0
     same_end(out, whole)
 
@@ -122,10 +140,10 @@ def test_a_run_stopped_at_random_times_ends_as_if_it_had_not_been(flags, tmp_pat
         server.start([*argv[:-1], str(tmp_path / "whole")])
         assert server.ended(120) == 0, server.log.read_text()
         while signals:
-            process = server.start(argv)
+            server.start(argv)
             code = server.ended(rng.uniform(0, 0.5))
             if code is None:
-                os.kill(process, [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1][signals % 3])
+                server.send([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1][signals % 3])
                 code = server.ended(120)
                 signals -= 1
             assert code in (0, 130, 143), server.log.read_text()
