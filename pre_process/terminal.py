@@ -51,3 +51,8 @@ def console() -> "Console":
             raise BrokenPipeError
 
     return PipeConsole(highlight=False, markup=False, emoji=False)
+
+
+def printable(text: str) -> str:
+    """A text without characters that would steer a terminal, or that no font shows: � for each."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -54,7 +54,7 @@ def groups(units: np.ndarray) -> np.ndarray:
     from scipy.cluster.vq import kmeans2
 
     n = max(1, min(len(_COLOURS), len(units) // _PER_GROUP))
-    _, found = kmeans2(units.astype(np.float64), n, minit="++", rng=np.random.default_rng(0))
+    _, found = kmeans2(units.astype(np.float64), n, iter=30, minit="++", rng=np.random.default_rng(0))
     return np.asarray(found)
 
 

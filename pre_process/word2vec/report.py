@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pre_process.terminal import printable
 from pre_process.word2vec.evaluate import Evaluation
 from pre_process.word2vec.word_vectors import WordVectors
 
@@ -49,9 +50,9 @@ def neighbours_table(columns: Mapping[str, Near]) -> "Table":
     """A column for each word or question: what is nearest, with its cosine. All have as many."""
     table = _table()
     for title in columns:
-        table.add_column(title, overflow="fold")
+        table.add_column(printable(title), overflow="fold")
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*(f"{word} {cosine:.2f}" for word, cosine in row))
+        table.add_row(*(f"{printable(word)} {cosine:.2f}" for word, cosine in row))
     return table
 
 

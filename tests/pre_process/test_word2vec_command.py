@@ -140,6 +140,18 @@ def test_ctrl_c_while_writing_leaves_the_old_file(text: Path, tmp_path: Path, mo
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
+def test_words_that_would_steer_a_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And half a character, as word2vec.c leaves it."""
+    words = ["\x1b[31mred", "\udce4\udcb8", "a\x07", "[red]b[/red]"]
+    save_words(tmp_path / "a.bin", WordVectors(words, np.zeros(4, np.int64), np.eye(4, dtype=np.float32)))
+    code, said, _ = run(capfd, "neighbours", tmp_path / "a.bin", words[-1])
+    assert code == 0
+    assert "\x1b" not in said
+    for word in ("�[31mred", "��", "a�", "[red]b[/red]"):
+        assert word in said
+    assert run(capfd, "plot", tmp_path / "a.bin", "--out", tmp_path / "a.svg")[0] == 0
+
+
 def test_evaluate(vectors: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gensim")
     code, said, complaint = run(capfd, "evaluate", vectors)
