@@ -17,7 +17,7 @@ import msgspec
 from nanograd import kernels, terminal
 from nanograd.config import parse_flags
 from nanograd.data.documents import Split, Text, open_documents
-from nanograd.evaluation import DocumentLoss, Figures, document_losses, figures
+from nanograd.evaluation import DocumentLoss, Figures, check_stride, document_losses, figures
 from nanograd.io.checkpoint import load_model
 from nanograd.io.model_card import Card, hash_files, read_card, versions, write_card
 from nanograd.models import DecoderLM
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(config: EvaluateConfig, model: DecoderLM, tokenizer: Tokenizer) -> tuple[Text, list[DocumentLoss]]:
     """What is in `config.data`, and what each document of it costs. Raises as `open_documents` and OSError."""
     data = None if config.data == "-" else config.data
+    check_stride(config.stride, model.config.context_length)
     text = open_documents(data, tokenizer, split=config.split, val_fraction=config.val_fraction)
     done = 0.0
     with terminal.progress_bar("evaluating") as show:

@@ -86,12 +86,9 @@ def document_losses(
     A document longer than the context T is read in windows of T. With stride 0 they lie side by side; else they begin
     every `stride` tokens, and what an earlier window has scored is only context. Windows of about the same length share
     a batch, but each row is summed alone: batch_size changes the last digits at most, and a second pass nothing.
-    progress gets the bytes that a batch has done. Raises ValueError.
+    progress gets the bytes that a batch has done.
     """
-    T = model.config.context_length
-    if not 0 <= stride <= T:
-        raise ValueError(f"--stride is {stride}, but windows of {T} tokens begin every 1 to {T} tokens (0: every {T})")
-    number = 0
+    T, number = model.config.context_length, 0
     for block in _blocks(documents):
         ids = [np.array([end_of_text, *document.ids, end_of_text], np.int64) for document in block]
         windows = [window for d, row in enumerate(ids) for window in cut(d, len(row) - 1, T, stride or T)]
@@ -113,6 +110,14 @@ def document_losses(
                 nats=cost,
             )
             number += 1
+
+
+def check_stride(stride: int, context_length: int) -> None:
+    """Raise ValueError if tokens between two windows would be left out."""
+    if not 0 <= stride <= context_length:
+        raise ValueError(
+            f"--stride is {stride}, but windows of {context_length} tokens begin every 1 to {context_length} tokens"
+        )
 
 
 def cut(document: int, n_inputs: int, width: int, stride: int) -> Iterator[Window]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -279,3 +280,27 @@ def test_an_empty_text_and_a_folder_without_a_model(finished, tmp_path, capsys):
     fails(evaluate.main, [str(finished), "--data", str(tmp_path / "empty.txt")], "there is no text in it", capsys)
     fails(evaluate.main, [str(tmp_path), "--data", "-"], "holds no config.json", capsys)
     assert safetensors.numpy.load_file(finished / "model.safetensors")
+
+
+def test_on_a_device_the_figures_are_the_same(model, documents, monkeypatch):
+    pytest.importorskip("cupy", reason="the stand-in asks CuPy which names exist: pip install 'nanograd[cuda13]'")
+    from tests import fake_cupy
+
+    here = nats(model, documents, stride=3)
+    for name, module in fake_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    model.to("cuda")
+    try:
+        np.testing.assert_allclose(nats(model, documents, stride=3, device="cuda"), here, rtol=1e-6)
+    finally:
+        model.to("cpu")
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_figures_are_the_same(model, documents, device):
+    here = nats(model, documents, stride=3)
+    model.to(device)
+    try:
+        np.testing.assert_allclose(nats(model, documents, stride=3, device=device), here, rtol=1e-4)
+    finally:
+        model.to("cpu")
