@@ -95,6 +95,15 @@ def test_a_frozen_run_repeats_itself(frozen_run, tmp_path):
     assert (tmp_path / "c" / "model.safetensors").read_bytes() == (frozen_run / "model.safetensors").read_bytes()
 
 
+def test_a_frozen_run_in_two_pieces_ends_as_in_one(frozen_run, flags, tmp_path):
+    """The word vectors are not made again: the checkpoint holds them, though no optimizer does."""
+    out = tmp_path / "pieces"
+    argv = [*flags, "--freeze-embeddings", "--no-tie-embeddings", "--out", str(out), "--pause-at", "5"]
+    assert terminal.run(train.main, argv) == 0
+    assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0
+    assert (out / "model.safetensors").read_bytes() == (frozen_run / "model.safetensors").read_bytes()
+
+
 def test_freezing_a_tied_model_is_refused_before_any_work(flags, tmp_path, capsys):
     fails(train.main, [*flags, "--freeze-embeddings", "--out", str(tmp_path / "d")], "--no-tie-embeddings", capsys)
     assert not (tmp_path / "d").exists()
