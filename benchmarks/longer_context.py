@@ -24,7 +24,7 @@ import numpy as np
 
 TIMES = 1, 2, 4
 KINDS = "sinusoidal", "learned", "none", "rotary", "alibi"
-SCALINGS = "none", "linear", "ntk", "dynamic", "yarn", "llama3"
+SCALINGS: tuple[Any, ...] = ("none", "linear", "ntk", "dynamic", "yarn", "llama3")
 
 
 def train(kind: str, steps: int, seed: int, folder: Path) -> None:
@@ -45,11 +45,8 @@ def read(kind: str, folder: Path) -> Iterator[dict[str, Any]]:
     trained_on = model.config.context_length
     for times in TIMES:
         for scaling in SCALINGS if kind == "rotary" and times > 1 else ["none"]:
-            rotary = {} if scaling == "none" else {"rotary_scaling": scaling, "rotary_factor": float(times)}
-            if scaling == "dynamic":
-                rotary["rotary_factor"] = 1.0  # its factor is for the length at hand: that is enough
             try:
-                longer = stretch(model, times * trained_on, **rotary)
+                longer = stretch(model, times * trained_on, rotary_scaling=scaling)
             except ValueError as error:
                 yield {"kind": kind, "scaling": scaling, "times": times, "error": str(error)}
                 continue

@@ -12,6 +12,8 @@ from nanograd import random, terminal
 from nanograd.config import parse_flags
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
+from nanograd.models import stretch
+from pre_process.encode_position.rotary_scaling import Kind
 
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
 
@@ -33,6 +35,10 @@ class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
     """draw from the fewest tokens whose probabilities add up to p"""
     seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """the same seed gives the same text (None: a new one each time)"""
+    context_length: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """tokens that are read at once (None: as many as in training); more is understood with alibi or scaled rotary"""
+    rotary_scaling: Kind = "none"
+    """for rotary positions and a longer context: how they are slowed down"""
     device: str = "cpu"
     """cpu, cuda or cuda:N"""
 
@@ -42,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(SampleConfig, argv, prog="python -m nanograd.sample", about=ABOUT)
     terminal.configure_logging()
     model, tokenizer = load_model(Path(config.run), device=config.device)
+    if config.context_length is not None:
+        model = stretch(model, config.context_length, rotary_scaling=config.rotary_scaling)
+    elif config.rotary_scaling != "none":
+        raise ValueError("--rotary-scaling is for a longer context: give --context-length too")
     ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]
     if len(ids) > model.config.context_length:
         print(f"only the last {model.config.context_length} of {len(ids)} prompt tokens are read", file=sys.stderr)

@@ -1,7 +1,9 @@
-"""Floor 6. Compile the kernels that a run needs, by taking a small step: python -m nanograd.warm_up SETTINGS bf16 PART
+"""Floor 6. Compile the kernels that a run needs, by taking a small step.
 
-PART is one of nanograd.kernels.compilation.PARTS. The process ends when its standard input does: whoever starts it
-holds the other end, so no compiler outlives the run that it works for, however that ends.
+    python -m nanograd.warm_up SETTINGS bf16 PART LAYOUT
+
+PART is one of nanograd.kernels.compilation.PARTS, LAYOUT the loader's. The process ends when its standard input does:
+whoever starts it holds the other end, so no compiler outlives the run that it works for, however that ends.
 """
 
 import contextlib
@@ -22,18 +24,22 @@ from nanograd.settings import TrainConfig
 from nanograd.tensor import no_grad
 
 
-def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"], part: str) -> None:
-    """One training step and one evaluation of a model with one block: the kernels of `part` are compiled and kept."""
+def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"], part: str, layout: str) -> None:
+    """One training step and one evaluation of a model with one block: the kernels of `part` are compiled and kept.
+
+    Packed texts, and validation of padded ones, want attention to know documents: to Numba that is another kernel.
+    """
     kernels.load(matmul_precision if "gemm" in PARTS[part] else None, part=part)
     model = DecoderLM(msgspec.structs.replace(config, n_layers=1))
     flat = FlatParameters(model)
     ids = np.zeros((2, config.context_length), np.int64)
-    model.loss(ids, ids).backward()
+    packed = {} if layout == "windows" else {"documents": np.zeros(ids.shape, np.int32)}
+    model.loss(ids, ids, **(packed if layout == "packed" else {})).backward()
     if "optim" in PARTS[part]:
         clip_grad_norm(flat, 1.0)
         AdamW(flat).step(0.0)
     with no_grad():
-        model.eval().loss(ids, ids)
+        model.eval().loss(ids, ids, **packed)
 
 
 @contextlib.contextmanager
@@ -42,7 +48,8 @@ def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     if config.device != "cpu" or not backend.kernels_allowed():
         yield
         return
-    compiler = kernels.compile_elsewhere(msgspec.json.encode(config.model).decode(), config.matmul_precision)
+    settings = msgspec.json.encode(config.model).decode()
+    compiler = kernels.compile_elsewhere(settings, config.matmul_precision, layout=config.loader.layout)
     try:
         yield
         if compiler is not None:
@@ -61,10 +68,11 @@ def _end_with_standard_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    _, settings, precision, part = sys.argv
+    _, settings, precision, part, layout = sys.argv
     warm_up(
         msgspec.json.decode(settings, type=DecoderLMConfig),
         msgspec.convert(precision, Literal["float32", "bf16"]),
         part,
+        layout,
     )
-    note_compiled(part, settings, precision)
+    note_compiled(part, settings, precision, layout)

@@ -38,7 +38,7 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     rotary_layout: Layout = "halves"  # rotary positions: pairs of neighbours, or of the two halves of a head
     rotary_scaling: Kind = "none"  # rotary positions: how they are slowed down for a longer context
     rotary_factor: Annotated[float, msgspec.Meta(ge=1)] = 1.0  # rotary scaling: how many times as long it is
-    rotary_original_context: Count | None = None  # the one trained for; None means context_length / rotary_factor
+    rotary_original_context: Count | None = None  # rotary scaling: trained for; None means context_length / factor
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # layer norm centres and scales, RMS norm only scales
     norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
     norm_eps: Positive = 1e-5  # added to the variance in every norm

@@ -124,11 +124,11 @@ def code_folder(tmp_path, monkeypatch):
     compilation.code_folder.cache_clear()
 
 
-def parts(settings=SMALLEST, precision="float32", *, monkeypatch):
+def parts(settings=SMALLEST, precision="float32", *, monkeypatch, **layout):
     """What `compile_elsewhere` would start."""
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "Compilation", list)
-        return kernels.compile_elsewhere(settings, precision)
+        return kernels.compile_elsewhere(settings, precision, **layout)
 
 
 def test_each_kind_of_run_is_compiled_once(code_folder, monkeypatch):
@@ -139,6 +139,9 @@ def test_each_kind_of_run_is_compiled_once(code_folder, monkeypatch):
     assert parts(monkeypatch=monkeypatch) is None
     assert parts(SMALLEST.replace("64", "65"), monkeypatch=monkeypatch) is None
     assert parts(precision="bf16", monkeypatch=monkeypatch) == ["attention and norms", "products"]
+    assert parts(layout="packed", monkeypatch=monkeypatch) == ["attention and norms", "products"]
+    compilation.note_compiled("products", SMALLEST, "float32", "packed")
+    assert parts(layout="packed", monkeypatch=monkeypatch) == ["attention and norms"]
     dropout = SMALLEST.replace("{", '{"dropout": 0.1, ')
     assert parts(dropout, monkeypatch=monkeypatch) == ["attention and norms", "products"]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanograd.models import DecoderLM, DecoderLMConfig, stretch
+from pre_process.encode_position import Scaling
 
 V, T = 20, 16
 SIZES: dict[str, Any] = {"vocab_size": V, "context_length": T, "n_layers": 2, "n_heads": 2, "d_model": 16}
@@ -86,7 +87,7 @@ LONGER: list[tuple[str, dict[str, Any]]] = [
     ("alibi", {}),
     ("none", {}),
     ("rotary", {}),
-    *(("rotary", {"rotary_scaling": kind, "rotary_factor": 4.0}) for kind in ("linear", "ntk", "yarn", "llama3")),
+    *(("rotary", {"rotary_scaling": kind}) for kind in ("linear", "ntk", "yarn", "llama3")),
     ("rotary", {"rotary_scaling": "dynamic"}),
 ]
 
@@ -124,3 +125,11 @@ def test_learned_positions_end() -> None:
 def test_what_does_not_fit_is_said_when_stretching() -> None:
     with pytest.raises(ValueError, match="for positions rotary, not alibi"):
         stretch(model(positions="alibi"), 2 * T, rotary_scaling="yarn", rotary_factor=2.0)
+
+
+def test_a_factor_of_its_own_and_one_that_follows() -> None:
+    trained = model(positions="rotary")
+    assert stretch(trained, 4 * T, rotary_scaling="yarn").config.scaling == Scaling("yarn", 4.0, T)
+    assert stretch(trained, 4 * T, rotary_scaling="yarn", rotary_factor=8.0).config.scaling == Scaling("yarn", 8.0, T)
+    once = stretch(trained, 2 * T, rotary_scaling="llama3")
+    assert stretch(once, 4 * T).config.scaling == once.config.scaling == Scaling("llama3", 2.0, T)

@@ -24,6 +24,15 @@ CASES = [
     Case(ops.linear, (B * T, C), (4 * C, C), (4 * C,)),
     Case(ops.matmul, (B * T, C), (C, 4 * C)),
     Case(ops.packed_attention, (B, T, 3 * C), None, n_heads=4, causal=True),
+    Case(
+        ops.packed_attention,
+        (B, T, 3 * C),
+        None,
+        np.arange(T) // 30 * 30,
+        n_heads=4,
+        causal=True,
+        slopes=(1, 0.5, 0.2, 0),
+    ),
     Case(ops.linear_cross_entropy, (B, T, C), (V, C), None, np.arange(B * T).reshape(B, T) % V),
     Case(ops.embedding, (V, C), np.arange(B * T) % 7),
 ]

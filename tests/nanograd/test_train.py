@@ -150,3 +150,15 @@ def test_the_plot_command_draws_curve_and_attention(finished, capsys):
     (finished / "attention.png").unlink()
     fails(plot.main, [str(finished), "--attention", "the cat " * 50], "--attention: ", capsys)
     fails(plot.main, [str(finished / "nowhere")], "holds no metrics.jsonl", capsys)
+
+
+def test_a_sample_of_a_model_that_reads_more_than_it_was_trained_on(flags, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = [*flags, "--positions", "rotary", "--rotary-layout", "pairs", "--steps", "2", "--out", str(out)]
+    assert terminal.run(train.main, argv) == 0
+    longer = [str(out), "--prompt", "x " * 30, "--max-new-tokens", "3", "--context-length", "64"]
+    capsys.readouterr()
+    for scaling in ("none", "dynamic", "yarn"):
+        assert terminal.run(sample.main, [*longer, "--rotary-scaling", scaling]) == 0
+        assert "tokens are read" not in capsys.readouterr().err
+    fails(sample.main, [str(out), "--rotary-scaling", "yarn"], "give --context-length too", capsys)
