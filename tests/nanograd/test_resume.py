@@ -181,3 +181,22 @@ def test_the_best_and_the_newest_and_every_tenth_checkpoint_are_kept(flags, tmp_
     assert set(steps) >= expected
     assert len(set(steps) - {10, 20, 30, best}) <= 3
     assert terminal.run(sample.main, [str(best_checkpoint(out)), "--max-new-tokens", "2"]) == 0, "each is a model"
+
+
+@pytest.mark.slow
+def test_one_thread_and_then_two_end_with_the_same_bits_and_a_warning(flags, tmp_path):
+    """Not promised for every shape, so that it is told; but no kernel of these sums in an order of its threads."""
+
+    def in_process(threads, *argv):
+        command = [sys.executable, "-m", "nanograd.train", *argv]
+        environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    in_process(2, *flags, *CHANCE, "--out", str(whole))
+    in_process(1, *flags, *CHANCE, "--pause-at", "6", "--out", str(out))
+    assert "the last bits may differ" in (err := in_process(2, "--resume", "--out", str(out)))
+    assert "threads: 1 → 2" in err
+    same_end(out, whole)
