@@ -4,7 +4,8 @@ import contextlib
 import logging
 import os
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanograd import terminal
@@ -32,8 +33,7 @@ def run_folder(wanted: str | None, *, preset: str) -> Iterator[Path]:
             metrics = out / "metrics.jsonl"
             if not metrics.exists() or metrics.stat().st_size == 0:
                 terminal.configure_logging()  # lets go of train.log
-                for name in BEFORE_STEP_1:
-                    (out / name).unlink(missing_ok=True)
+                _delete(out, BEFORE_STEP_1)
                 stack.close()  # takes the lock away
                 for folder in made:
                     with contextlib.suppress(OSError):  # somebody else has put something there
@@ -92,11 +92,16 @@ def clean_up(run: Path) -> None:
             hidden.unlink()
 
 
+def _delete(run: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+
+
 def forget_unsaved(run: Path) -> None:
     """Delete what a run wrote that was killed before its first checkpoint: it starts anew. Nothing else is touched."""
     clean_up(run)
     if not (run / "model.safetensors").exists():
-        for name in BEFORE_A_CHECKPOINT:
-            (run / name).unlink(missing_ok=True)
+        _delete(run, BEFORE_A_CHECKPOINT)
         with contextlib.suppress(OSError):
             (run / "checkpoints").rmdir()

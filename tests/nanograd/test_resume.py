@@ -126,6 +126,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume_but_auto_starts_afresh(
     ):
         (out / name).write_text("of a run that was killed early")
     (out / "checkpoints" / ".step-00000005.x").mkdir(parents=True)
+    (out / "tensorboard").mkdir()
     begin(flags, out, "--resume", "auto")
     same_end(out, in_one_go)
     assert list(out.rglob(".*")) == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nanograd import terminal, train, trainer
+from nanograd.display import TrainingDisplay
 from nanograd.io.run_checkpoints import all_checkpoints, check_checkpoint
 from tests.nanograd.forked_runs import RunServer
 from tests.nanograd.same_runs import CHANCE, same_end
@@ -76,15 +77,15 @@ def test_a_signal_in_a_step_saves_that_step(flags, whole, tmp_path, monkeypatch,
 
 def test_a_signal_after_a_step_saves_that_step(flags, whole, tmp_path, monkeypatch):
     """Here while its live line is drawn: no step follows."""
-    out, update = tmp_path / "run", terminal.TrainingDisplay.update
+    out, update = tmp_path / "run", TrainingDisplay.update
 
-    def update_with_signal(self, step, **figures):
-        if step == 7:
+    def update_with_signal(self, record, **figures):
+        if record["step"] == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        update(self, step, **figures)
+        update(self, record, **figures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(terminal.TrainingDisplay, "update", update_with_signal)
+        patch.setattr(TrainingDisplay, "update", update_with_signal)
         begin(flags, out, 143)
     assert check_checkpoint(all_checkpoints(out)[-1]).step == 7
     assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0
