@@ -106,6 +106,7 @@ def test_figures_are_made_of_all_tokens_and_all_bytes(model, documents):
     losses = list(document_losses(model, documents, end_of_text=END, progress=done.append))
     total = figures(losses, 1000)
     assert sum(done) == pytest.approx(sum(d.n_bytes for d in documents))
+    assert [loss.number for loss in losses] == list(range(len(SIZES)))
     assert total.loss == pytest.approx(sum(loss.nats for loss in losses) / (sum(SIZES) + len(SIZES)))
     assert total.perplexity == pytest.approx(np.exp(total.loss))
     assert total.bits_per_byte == pytest.approx(sum(loss.nats for loss in losses) / np.log(2) / 1000)
