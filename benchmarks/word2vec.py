@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import turns
 from benchmarks.word2vec_contestants import ARCHITECTURES, SCAN, Gensim, Ours, Question, Reply
+from nanograd import terminal
 from pre_process.corpus import documents
 from pre_process.word2vec.evaluate import ANALOGIES, SIMLEX, WORDSIM
 
@@ -60,7 +61,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of --quality (5)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of --quality (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a line for each number")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if min(options.rounds, options.threads, options.epochs, options.seeds) < 1:
+        parser.error("--rounds, --threads, --epochs and --seeds must be at least 1")
+    return options
 
 
 def write_corpus(source: Path | None, path: Path) -> int:
@@ -135,6 +139,7 @@ def judge(lines: turns.Lines, speeds: Sequence[dict[str, Any]], epochs: int, see
             for contestant in (OURS, theirs["contestant"]):
                 turns.say(f"seed {seed + 1} of {seeds}: {what}, {contestant}")
                 answer = turns.ask(contestant, lines[contestant], Question(what, epochs, seed, measure=True))
+                turns.say("  ".join(f"{test} {score:.3f}" for test, score in answer.scores.items()))
                 record = {"what": what, "contestant": contestant, "seed": seed, "epochs": epochs}
                 records.append(record | {"seconds": answer.seconds, "scores": answer.scores})
     return records
@@ -158,4 +163,4 @@ def _spread(scores: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

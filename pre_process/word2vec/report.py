@@ -18,7 +18,10 @@ Near = Sequence[tuple[str, float]]  # words with their cosines, the nearest firs
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield `show("training words", done, total)`: a bar with speed and time left, on standard error if a terminal."""
+    """Yield `show("training words", done, total)`: a bar with speed and time left, on standard error if a terminal.
+
+    total is 0 where it isn't known yet.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -33,6 +36,8 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
+                for task in tasks.values():
+                    bar.update(task, visible=False)
                 tasks[what] = bar.add_task(what)
             bar.update(tasks[what], completed=done, total=total or None)
 

@@ -38,6 +38,7 @@ def train_on_text(
         corpus = read_words(
             sources, min_count=min_count, split=split, threads=settings.threads, progress=partial(show, "reading bytes")
         )
+        show("training words", 0, 0)  # gensim is silent until the end of an epoch
         reading, began = time.perf_counter() - began, time.perf_counter()
         words = train_corpus(corpus, engine=engine, progress=partial(show, "training words"), **asdict(settings))
         training = time.perf_counter() - began
@@ -59,6 +60,7 @@ def train_on_tokens(folder: Path, out: Path, settings: Settings, *, engine: Engi
     ids = open_tokens(folder, "train")[:]
     sentences = [ids[start : start + SENTENCE] for start in range(0, len(ids), SENTENCE)]
     with progress_bar() as show:
+        show("training tokens", 0, 0)
         began = time.perf_counter()
         vectors = train_embeddings(
             sentences, vocab_size=manifest.vocab_size, engine=engine, progress=partial(show, "training tokens"),
