@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pre_process.token_files import write_tokens
+from pre_process.token_shards import open_tokens
 from pre_process.tokenizer import Tokenizer
-from pre_process.word2vec import train_command, train_words, word2vec_format
+from pre_process.word2vec import train_command, train_embeddings, train_words, word2vec_format
 from pre_process.word2vec.__main__ import main
 from pre_process.word2vec.files import load_vectors, load_words, save_words, token_keys
 from pre_process.word2vec.word_vectors import WordVectors
@@ -93,14 +94,17 @@ def test_settings_reach_the_training(text: Path, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("suffix", [".bin", ".txt", ".npy"])
 def test_train_on_tokens(tokens: Path, tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
-    out, tokenizer = tmp_path / f"vectors{suffix}", Tokenizer.load(tokens)
+    out, keys = tmp_path / f"vectors{suffix}", token_keys(Tokenizer.load(tokens))
     code, said, complaint = run(capfd, "train", tokens, "--out", out, "--size", "5", "--epochs", "1", "--threads", "1")
     assert (code, complaint) == (0, "")
-    keys = token_keys(tokenizer)
     assert f"{len(keys)} different ones" in said
     assert ("next: " in said) == (suffix != ".npy")
-    vectors = load_vectors(out, keys, d_model=5)
-    assert vectors.shape == (tokenizer.vocab_size, 5)
+    ids = open_tokens(tokens, "train")[:]
+    same = train_embeddings(
+        [ids[start : start + 1000] for start in range(0, len(ids), 1000)],
+        vocab_size=len(keys), d_model=5, epochs=1, architecture="skip-gram",
+    )  # fmt: skip
+    np.testing.assert_array_equal(load_vectors(out, keys, d_model=5), same)
     if suffix == ".bin":
         assert load_words(out).words == keys
         assert run(capfd, "neighbours", out, keys[-1])[0] == 0

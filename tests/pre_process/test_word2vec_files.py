@@ -87,11 +87,11 @@ def test_what_word2vec_c_writes(tmp_path: Path, suffix: str) -> None:
 def test_a_word_cut_in_a_character_keeps_its_bytes(tmp_path: Path, suffix: str) -> None:
     """word2vec.c cuts words after 99 bytes. A second row for one word is left out, as gensim does."""
     path = tmp_path / f"cut{suffix}"
-    row = struct.pack("<2f", 1, 2) if suffix == ".bin" else b"1 2\n"
-    path.write_bytes(b"3 2\n" + b"\xe4\xb8 " + row + b"the " + row + b"the " + row)
+    row, other = (struct.pack("<2f", 1, 2), struct.pack("<2f", 3, 4)) if suffix == ".bin" else (b"1 2\n", b"3 4\n")
+    path.write_bytes(b"3 2\n" + b"\xe4\xb8 " + row + b"the " + other + b"the " + row)
     words = load_words(path)
     assert words.words == ["\udce4\udcb8", "the"]
-    assert words.vectors.tolist() == [[1, 2], [1, 2]]
+    assert words.vectors.tolist() == [[1, 2], [3, 4]]
     save_words(tmp_path / f"again{suffix}", words)
     equal(load_words(tmp_path / f"again{suffix}"), words)
 
