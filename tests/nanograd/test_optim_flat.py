@@ -67,6 +67,19 @@ def test_zero_grad_and_loading_keep_the_views() -> None:
     flat.check_views()
 
 
+def test_gradients_of_micro_batches_add_up_to_those_of_the_large_batch() -> None:
+    """Row L7: to 10⁻⁶ of the largest gradient."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 30, (12, 9))
+    gradients = []
+    for micro in (12, 2):
+        model, flat = ready()
+        for batch in np.split(ids, 12 // micro):
+            (model.loss(batch[:, :-1], batch[:, 1:]) * (micro / 12)).backward()
+        gradients.append(flat.gradients)
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=0, atol=1e-6 * np.abs(gradients[0]).max())
+
+
 def test_frozen_parameters_stay_out() -> None:
     model = DecoderLM(CONFIG)
     model.tokens.weight.requires_grad = False
