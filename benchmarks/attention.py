@@ -1,11 +1,14 @@
 """Causal attention, forward and backward, at growing context: the formula, its twin in tiles, PyTorch where installed.
 
     python -m benchmarks.attention [--tokens 4096] [--heads 8] [--width 32] [--rounds 7] [--threads N]
+    python -m benchmarks.attention --documents 100 [--alibi]      texts of 100 tokens on average in each row; ALiBi
 
 The number of tokens stays the same, so all that should grow with the context T is attention's own arithmetic:
-7 products of 2 T² D / 2 operations for each head, of which GFLOP/s are counted. Prints milliseconds (the median over
-rounds, the quickest in brackets). Every contestant has a process of its own, because idle threads of one may spin on
-the cores of another; they take turns, so that a machine that slows down slows all of them.
+7 products of 2 T² D / 2 operations for each head, of which GFLOP/s are counted (with documents too, where most of them
+need not be done: then they are no speed). PyTorch gets documents and ALiBi as a mask that is added to the scores.
+Prints milliseconds (the median over rounds, the quickest in brackets). Every contestant has a process of its own,
+because idle threads of one may spin on the cores of another; they take turns, so that a machine that slows down slows
+all of them.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.turns import settle, wake_up
+from pre_process.encode_position import alibi_slopes
 
 CONTEXTS = 64, 128, 256, 512, 1024, 2048, 4096
 LONGEST_FOR_THE_FORMULA = 1024  # beyond, its T × T matrices fill the memory of a small machine
@@ -34,11 +38,24 @@ class Sizes(NamedTuple):
     tokens: int  # B · T
     heads: int
     width: int  # of a head
+    document: int = 0  # tokens in a text, on average; 0: a row is one text
+    alibi: bool = False
 
     def arrays(self, T: int) -> tuple[np.ndarray, np.ndarray]:
         """qkv and dy: (B, T, 3C) and (B, T, C)"""
         rng, B, C = np.random.default_rng(0), max(1, self.tokens // T), self.heads * self.width
         return rng.standard_normal((B, T, 3 * C), np.float32), rng.standard_normal((B, T, C), np.float32)
+
+    def starts(self, T: int) -> np.ndarray | None:
+        """(B, T): where each token's document begins."""
+        if not self.document:
+            return None
+        begins = np.random.default_rng(1).random((max(1, self.tokens // T), T)) < 1 / self.document
+        return np.maximum.accumulate(np.where(begins, np.arange(T), 0), axis=1)
+
+    def slopes(self) -> tuple[float, ...] | None:
+        """ALiBi's, or None."""
+        return alibi_slopes(self.heads) if self.alibi else None
 
     def operations(self, T: int) -> float:
         """Multiplications and additions of two products forward and five backward, half of each masked away."""
@@ -48,28 +65,42 @@ class Sizes(NamedTuple):
 def prepare(contestant: str, sizes: Sizes, T: int) -> Callable[[], Any]:
     """What a contestant does in one call."""
     qkv, dy = sizes.arrays(T)
+    starts, slopes = sizes.starts(T), sizes.slopes()
     if contestant == "torch":
-        return _with_torch(qkv, dy, sizes)
+        return _with_torch(qkv, dy, sizes, _bias(starts, slopes, T))
     from nanograd import ops
 
-    op, options = ops.packed_attention, {"n_heads": sizes.heads, "causal": True}
+    op, options = ops.packed_attention, {"n_heads": sizes.heads, "causal": True, "slopes": slopes}
     rule = op.formula if contestant == "formula" else op.twins[np][0]
 
     def run() -> None:
-        _, saved = rule.forward(np, qkv, None, **options)
-        rule.backward(np, dy, *saved, needs=(True, False), **options)
+        _, saved = rule.forward(np, qkv, None, starts, **options)
+        rule.backward(np, dy, *saved, needs=(True, False, False), **options)
 
     return run
 
 
-def _with_torch(qkv: np.ndarray, dy: np.ndarray, sizes: Sizes) -> Callable[[], Any]:
+def _bias(starts: np.ndarray | None, slopes: tuple[float, ...] | None, T: int) -> np.ndarray | None:
+    """(B, H, T, T) float32, or with 1 for B or H: what documents and ALiBi add to the scores; None for nothing."""
+    if starts is None and slopes is None:
+        return None
+    places = np.arange(T)
+    visible = (places <= places[:, None]) & (
+        places >= (np.zeros((1, T)) if starts is None else starts)[:, None, :, None]
+    )
+    bias = -np.array(slopes or (0.0,), np.float32)[:, None, None] * (places[:, None] - places).astype(np.float32)
+    return np.where(visible, bias, -np.inf).astype(np.float32)
+
+
+def _with_torch(qkv: np.ndarray, dy: np.ndarray, sizes: Sizes, bias: np.ndarray | None) -> Callable[[], Any]:
     import torch
 
+    mask = None if bias is None else torch.from_numpy(bias)
     x, slope, (B, T, C) = torch.from_numpy(qkv).requires_grad_(), torch.from_numpy(dy), dy.shape
 
     def run() -> None:
         q, k, v = x.view(B, T, 3, sizes.heads, sizes.width).permute(2, 0, 3, 1, 4)
-        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         torch.autograd.grad(y.transpose(1, 2).reshape(B, T, C), x, slope)
 
     return run
@@ -139,11 +170,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=32, help="of a head (default 32)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default 7)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--documents", type=int, default=0, help="tokens of a text, on average (0: a row is one text)")
+    parser.add_argument("--alibi", action="store_true", help="scores fall with distance")
     arguments = parser.parse_args(argv)
     for variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(arguments.threads)
     contestants = ["formula", "twin", *(["torch"] if find_spec("torch") else [])]
-    sizes = Sizes(arguments.tokens, arguments.heads, arguments.width)
+    sizes = Sizes(arguments.tokens, arguments.heads, arguments.width, arguments.documents, arguments.alibi)
     show(measure(contestants, sizes, arguments.rounds, arguments.threads), contestants, sizes)
 
 
