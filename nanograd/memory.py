@@ -3,46 +3,88 @@
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from nanograd.models import DecoderLMConfig, count_parameters
 from nanograd.optim_settings import OptimConfig
 
 BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
-PREPARING = 70e6  # what a run that prepares its text loads besides, gensim above all
-AT_REST = 240e6  # Python, NumPy, Numba with its compiled code, matplotlib and the tokenizer
+AT_START = 120e6  # Python, NumPy, Numba, the tokenizer
+RUNNING = 90e6  # compiled code, threads' stacks, matplotlib: what the first steps load besides
+PREPARING = 65e6  # half of what a run that prepares its text leaves behind: the other half is used again
+WORD_VECTORS = 80e6  # the same of word2vec
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
 
-
 DEFAULT_OPTIM = OptimConfig()
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes that training holds at its peak, on the CPU, and what for."""
+
+    program: float  # code, libraries and what preparing the text has left
+    state: float  # weights, gradients, moments
+    activations: float  # of one micro-batch, with the logits
+    snapshot: float  # what a checkpoint is written from while training goes on
+
+    @property
+    def total(self) -> float:
+        """All of them at once."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = zip(self, ("program", "weights and optimizer", "activations", "a checkpoint's copy"), strict=True)
+        return f"about {self.total / 1e6:,.0f} MB: " + ", ".join(f"{size / 1e6:,.0f} {name}" for size, name in parts)
+
+
+def plan_memory(
+    config: DecoderLMConfig,
+    batch_size: int,
+    *,
+    recompute_blocks: bool = False,
+    optim: OptimConfig = DEFAULT_OPTIM,
+    left_behind: float = 0.0,
+) -> MemoryPlan:
+    """What training will need. Measured at seven shapes it was within 8 % of the peak (tests: pytest -m slow).
+
+    left_behind  bytes that preparing the text adds
+    Counted from what each operation of the block keeps for its backward (see nanograd/kernels/cpu), in floats per
+    token. The formulas alone (NANOGRAD_KERNELS=0) also keep attention's T × T weights and all logits.
+    """
+    C, V, n_tokens = config.d_model, config.vocab_size, batch_size * config.context_length
+    norms = 2 * 2 * C  # before and after each
+    attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
+    mlp = config.up_width  # what goes into the activation: what comes out is made again
+    dropout = 2 * C if config.dropout else 0
+    layer = n_tokens * (norms + attention + mlp + dropout)
+    head = 3 * V * C + min(CHUNK, n_tokens * V)  # its gradient, two packed copies, a chunk of logits
+    backward = n_tokens * 2 * config.up_width  # in one block: the gradient inside the MLP, the activation made again
+    kept = n_tokens * (config.n_layers + 2) * C + layer if recompute_blocks else config.n_layers * layer
+    weights, moments = count_parameters(config), count_moments(config, optim)
+    average = weights if optim.ema_decay else 0
+    gradients = V * C if optim.fuse_optimizer else weights  # fused: one at a time, but tied embeddings wait to the end
+    return MemoryPlan(
+        program=AT_START + RUNNING + left_behind,
+        state=BYTES * (weights + gradients + moments + average),
+        activations=BYTES * (kept + 2 * n_tokens * C + head + backward),
+        snapshot=BYTES * (weights + moments + 2 * average),
+    )
 
 
 def estimate_memory(
     config: DecoderLMConfig, batch_size: int, *, recompute_blocks: bool = False, optim: OptimConfig = DEFAULT_OPTIM
 ) -> float:
-    """Bytes that training holds at its peak, on the CPU, once the text is prepared: what is there all the time, one
-    micro-batch's activations, and the copy that a checkpoint is written from.
+    """Bytes at the peak of a run whose text is prepared already."""
+    return plan_memory(config, batch_size, recompute_blocks=recompute_blocks, optim=optim).total
 
-    Counted from what each operation of the block keeps for its backward (see nanograd/kernels/cpu), in floats per
-    token. The formulas alone (NANOGRAD_KERNELS=0) also keep attention's T × T weights and all logits.
-    """
-    C, T, V = config.d_model, config.context_length, config.vocab_size
-    norms = 2 * 2 * C  # before and after each
-    attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
-    mlp = config.up_width  # what goes into the activation: what comes out is made again
-    dropout = 2 * C if config.dropout else 0
-    layer = batch_size * T * (norms + attention + mlp + dropout)
-    head = 3 * V * C + min(CHUNK, batch_size * T * V)  # its gradient, two packed copies, a chunk of logits
-    if recompute_blocks:
-        activations = batch_size * T * (config.n_layers + 2) * C + max(layer, head)  # inputs, and one block at a time
-    else:
-        activations = batch_size * T * 2 * C + config.n_layers * layer + head
-    weights, moments = count_parameters(config), count_moments(config, optim)
-    average = weights if optim.ema_decay else 0
-    gradients = V * C if optim.fuse_optimizer else weights  # fused: one at a time, but tied embeddings wait to the end
-    state = weights + gradients + moments + average
-    snapshot = weights + moments + 2 * average  # it is written to disk while training goes on
-    return AT_REST + BYTES * (state + activations + snapshot)
+
+def left_behind() -> float:
+    """What preparing the text adds to the peak, judged from what this process holds now; 0 where none can tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        return 0.0
+    return max(0.0, pages * os.sysconf("SC_PAGE_SIZE") - AT_START) / 2
 
 
 def count_moments(config: DecoderLMConfig, optim: OptimConfig) -> float:

@@ -32,7 +32,7 @@ from nanograd.prepare import Prepared
 from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
 from nanograd.settings import PRESETS, TrainConfig, check_frozen
-from nanograd.train_report import describe, summarize
+from nanograd.train_report import announce_memory, describe, summarize
 from nanograd.trainer import DivergedError, Trainer
 from nanograd.warm_up import compiled_kernels
 from pre_process.files import write_atomic
@@ -73,6 +73,7 @@ def run(config: TrainConfig, out: Path, earlier: Earlier | None = None) -> int:
     needed = config if earlier is None else msgspec.structs.replace(config, init="random")  # the checkpoint has them
     with compiled_kernels(config):
         prepared = prepare_all(needed, terminal.progress_bar)
+    announce_memory(config)
     training = Run(config, prepared, out)
     if earlier is not None:
         check_data(earlier, prepared, config)

@@ -10,7 +10,7 @@ from typing import Any
 from nanograd import terminal
 from nanograd.config import to_toml
 from nanograd.io.run_checkpoints import best_checkpoint
-from nanograd.memory import PREPARING, estimate_memory
+from nanograd.memory import PREPARING, WORD_VECTORS, MemoryPlan, left_behind, plan_memory
 from nanograd.mixing import first_text
 from nanograd.models import count_parameters
 from nanograd.prepare import token_folder
@@ -22,19 +22,30 @@ log = logging.getLogger(__name__)
 def describe(config: TrainConfig) -> None:
     """What --dry-run prints: settings, parameters, tokens, memory."""
     folder = token_folder(first_text(config))
-    memory = estimate_memory(
-        config.model, config.batch_size, recompute_blocks=config.recompute_blocks, optim=config.optim
-    )
-    memory += 0 if folder.is_dir() else PREPARING
+    to_prepare = PREPARING + (WORD_VECTORS if config.init == "word2vec" else 0)
+    memory = _plan(config, 0 if folder.is_dir() else to_prepare)
     per_step = config.accumulate * config.batch_size * config.model.context_length
     print(to_toml(config))
     rows = {
         "parameters": f"{count_parameters(config.model):,}",
         "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
-        "memory": f"about {memory / 1e6:,.0f} MB",
+        "memory": str(memory),
         "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
     }
     _print_table("dry run: nothing was written", rows)
+
+
+def announce_memory(config: TrainConfig) -> None:
+    """Say, before the first step, what a run on the CPU will hold."""
+    if config.device == "cpu":
+        plan = _plan(config, left_behind())
+        log.info("memory plan: %s", plan)
+        print(f"memory plan: {plan}", file=sys.stderr)
+
+
+def _plan(config: TrainConfig, more: float) -> MemoryPlan:
+    again = config.recompute_blocks
+    return plan_memory(config.model, config.batch_size, recompute_blocks=again, optim=config.optim, left_behind=more)
 
 
 def summarize(
