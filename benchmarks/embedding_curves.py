@@ -32,7 +32,7 @@ def show(records: Runs) -> None:
         print(f"\n{text}: validation loss in nats per token, mean ± standard deviation of {seeds} seeds")
         print(f"{'tokens':>12}" + "".join(f"{name:>20}" for name in starts))
         tokens, _ = curves(next(iter(starts.values())))
-        for i in np.linspace(-1, len(tokens) - 1, ROWS + 1).round().astype(int)[1:]:
+        for i in np.unique(np.linspace(-1, len(tokens) - 1, ROWS + 1).round().astype(int)[1:]):
             print(f"{tokens[i]:12,}" + "".join(f"{_spread(curves(runs)[1][:, i]):>20}" for runs in starts.values()))
         if rivals := [curves(runs)[1].mean(axis=0)[-1] for runs in starts.values() if _is_random(runs)]:
             _show_advantage(starts, float(min(rivals)))
@@ -55,8 +55,9 @@ def _show_advantage(starts: dict[str, Runs], goal: float) -> None:
         cost, mean = price_in_tokens(runs), curves(runs)[1].mean(axis=0)
         when = tokens_to_reach(goal, tokens, mean)
         reached = f"{when:,.0f}" if when is not None else "not reached"
-        at_equal_time = float(np.interp(end - cost, tokens, mean))
-        print(f"{name:>20}{cost:>16,.0f}{reached:>18}{at_equal_time:>26.3f}")
+        within = end - cost >= tokens[0]
+        at_equal_time = f"{np.interp(end - cost, tokens, mean):.3f}" if within else "not yet measured"
+        print(f"{name:>20}{cost:>16,.0f}{reached:>18}{at_equal_time:>26}")
 
 
 def price_in_tokens(runs: Runs) -> float:

@@ -53,6 +53,12 @@ def test_the_table_compares_at_equal_tokens_and_at_equal_time(capsys):
     *_, random, word2vec = [line.split() for line in out.splitlines()]
     assert random == ["random", "0", "300", "5.000"]
     assert word2vec == ["word2vec", "50", "200", "4.500"]
+    assert len([line for line in out.splitlines() if " ± 0." in line]) == 3, "a row for each evaluation, none twice"
+
+
+def test_vectors_that_cost_more_than_the_run_have_no_loss_at_equal_time(capsys):
+    embedding_curves.show([record(), record("word2vec", word2vec_seconds=25.0)])
+    assert "not yet measured" in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("goal", "expected"), [(6.5, 175), (8, 100), (9, 100), (5, 300), (4.9, None)])
