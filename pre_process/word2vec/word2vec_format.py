@@ -19,6 +19,7 @@ import numpy as np
 from pre_process.files import open_atomic
 
 _LONGEST_HEADER = 64  # bytes
+_MAPPED = 1 << 24  # bytes of a file that stay in memory once they are read
 _WHITE = b" \t\n\v\f\r"
 _BROKEN = "surrogateescape"  # word2vec.c cuts long words in the middle of a character: the bytes are kept
 
@@ -87,7 +88,7 @@ def _header(path: Path, file: IO[bytes]) -> tuple[int, int]:
 def _read_binary(path: Path, file: IO[bytes], vectors: np.ndarray) -> list[bytes]:
     keys, width, target = [], 4 * vectors.shape[1], vectors.data.cast("B")
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start, size = file.tell(), len(content)
+        start, size, kept = file.tell(), len(content), 0
         for row in range(len(vectors)):
             space = content.find(b" ", start)
             if space < 0 or space + 1 + width > size:
@@ -95,6 +96,9 @@ def _read_binary(path: Path, file: IO[bytes], vectors: np.ndarray) -> list[bytes
             keys.append(content[start:space].lstrip(b"\n"))
             start = space + 1 + width
             target[row * width : (row + 1) * width] = content[space + 1 : start]
+            if start - kept > _MAPPED and hasattr(content, "madvise"):  # or the file would be in memory as well
+                content.madvise(mmap.MADV_DONTNEED, kept, _MAPPED)
+                kept += _MAPPED
         if content[start : start + 2] not in (b"", b"\n"):
             raise ValueError(f"{path} goes on behind the {len(vectors):,} vectors that its first line promises")
     return keys

@@ -1,5 +1,6 @@
 """Files of word vectors: byte for byte gensim's, read whatever wrote them, refused in one line when damaged."""
 
+import mmap
 import resource
 import signal
 import struct
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pre_process.word2vec import load_vectors, save_vectors
+from pre_process.word2vec import load_vectors, save_vectors, word2vec_format
 from pre_process.word2vec.files import SUFFIXES, check_writable, load_words, save_words
 from pre_process.word2vec.word_vectors import WordVectors
 
@@ -155,6 +156,13 @@ def test_every_cut_is_noticed(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"is cut short|its first line"):
             load_words(path)
+
+
+def test_a_file_longer_than_what_stays_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word2vec_format, "_MAPPED", mmap.PAGESIZE)
+    words = some([f"w{i}" for i in range(1000)], 13)
+    save_words(tmp_path / "a.bin", words)
+    equal(load_words(tmp_path / "a.bin"), words)
 
 
 def test_lines_that_are_not_numbers(tmp_path: Path) -> None:
