@@ -236,7 +236,8 @@ class Run:
         return asked or regular or for_good or step in (config.steps, config.pause_at)
 
     def save(self) -> None:
-        """Have a checkpoint written of how things are now: only the copy is waited for."""
+        """Have a checkpoint written of how things are now: only the copy is waited for, unless one is being written."""
+        self.writer.wait()
         state = TrainingState(
             step=self.record["step"],
             tokens=self.trainer.tokens,

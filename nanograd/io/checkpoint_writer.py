@@ -39,8 +39,12 @@ class CheckpointWriter:
         self.saved_step, self._background = saved_step, BackgroundWriter()
         self._failure: Exception | None = None  # of the newest snapshot, once it has been told
 
+    def wait(self) -> None:
+        """Until the snapshot before is written and given up: before the next is taken, or two would be in memory."""
+        self._background.wait()
+
     def save(self, snapshot: Snapshot) -> None:
-        """Have it written; waits only for the one before."""
+        """Have it written, beside whatever follows."""
         self._failure = None
         self._background.submit(lambda: self._write(snapshot))
 
