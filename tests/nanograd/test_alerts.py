@@ -34,6 +34,8 @@ def test_a_second_spike_is_told_again_once_things_were_as_before():
 
 def test_a_loss_that_stays_high_does_not_become_usual():
     assert found(steps([4.0] * 50 + [9.0] * 500)) == [(51, "loss_alert")]
+    back_and_again = [4.0] * 50 + [9.0] * 500 + [4.0] * IN_A_ROW + [9.0]
+    assert found(steps(back_and_again)) == [(51, "loss_alert"), (len(back_and_again), "loss_alert")]
 
 
 def test_what_is_no_number_is_a_spike():
