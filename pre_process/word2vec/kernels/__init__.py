@@ -1,5 +1,7 @@
 """word2vec's inner loops, compiled by Numba. Importing this package compiles nothing and does not load Numba.
 
+They have no slower twin, so NANOGRAD_KERNELS=0 does not concern them: the other way is engine="gensim".
+
 support    how functions are compiled, and where the code is kept
 vector     sixteen numbers as one value
 chance     random bits, and drawing words with given probabilities
