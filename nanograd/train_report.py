@@ -40,7 +40,7 @@ def announce_memory(config: TrainConfig) -> None:
     if config.device == "cpu":
         plan = _plan(config, left_behind())
         log.info("memory plan: %s", plan)
-        print(f"memory plan: {plan}", file=sys.stderr)
+        terminal.console().print(f"memory plan: {plan}", markup=False, soft_wrap=True)  # whoever listens, or nobody
 
 
 def _plan(config: TrainConfig, more: float) -> MemoryPlan:
