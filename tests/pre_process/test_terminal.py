@@ -8,6 +8,7 @@ import pytest
 
 from data import mix
 from pre_process import __main__ as pre_process
+from pre_process import commands
 from pre_process.terminal import run_command
 
 
@@ -45,7 +46,7 @@ def stopped(*_: object) -> Iterable[str]:
 def test_ctrl_c_is_one_line_in_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "recipe.toml").write_text('[[source]]\npath = "a.jsonl"\n')
     monkeypatch.setattr(mix, "documents", stopped)
-    monkeypatch.setattr(pre_process, "documents", stopped)
+    monkeypatch.setattr(commands, "documents", stopped)
     assert mix.main([str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "out.jsonl")]) == 130
     assert pre_process.main(["fit", "-", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "interrupted\ninterrupted\n"
