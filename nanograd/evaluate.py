@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,7 +21,8 @@ from nanograd.evaluation import DocumentLoss, Figures, check_stride, document_lo
 from nanograd.io.checkpoint import load_model
 from nanograd.io.model_card import Card, hash_files, read_card, versions, write_card
 from nanograd.models import DecoderLM
-from nanograd.settings import TrainConfig
+from nanograd.optim_settings import OptimConfig
+from nanograd.settings import MatmulPrecision, TrainConfig
 from nanograd.warm_up import compiled_kernels
 from pre_process.tokenizer import Tokenizer
 
@@ -46,7 +47,7 @@ class EvaluateConfig(msgspec.Struct, frozen=True, kw_only=True):
     """windows computed together; makes no difference to the figures"""
     device: str = "cpu"
     """cpu, cuda or cuda:N"""
-    matmul_precision: Literal["float32", "bf16"] = "float32"
+    matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     documents: Annotated[int, msgspec.Meta(ge=0)] = 3
     """how many of the worst and of the best predicted documents are listed"""
@@ -72,7 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--data is missing: name a text or a token folder (- is the Wikipedia excerpt)")
     kernels.check_matmul_precision(config.matmul_precision, config.device)
     model, tokenizer = load_model(Path(config.run), device=config.device)
-    settings = TrainConfig(model=model.config, device=config.device, matmul_precision=config.matmul_precision)
+    settings = TrainConfig(
+        model=model.config,
+        device=config.device,
+        matmul_precision=config.matmul_precision,
+        optim=OptimConfig().resolved(accumulate=1),  # as in most runs: then their kernels are here already
+    )
     with compiled_kernels(settings):
         pass  # a process rounds otherwise with code it has compiled itself than with code that it finds
     text, losses = measure(config, model, tokenizer)

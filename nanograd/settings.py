@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec.structs import replace
 
+from nanograd.data import LayoutName
 from nanograd.models import PRESETS as MODEL_PRESETS
 from nanograd.models import DecoderLMConfig
 from nanograd.optim_settings import OptimConfig
@@ -14,6 +15,7 @@ CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Path = Annotated[str, msgspec.Meta(min_length=1)]
+MatmulPrecision = Literal["float32", "bf16"]
 
 
 class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +36,7 @@ class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class LoaderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """From token ids to batches."""
 
-    layout: Literal["windows", "packed", "padded"] = "windows"
+    layout: LayoutName = "windows"
     """a row: any T tokens (windows), whole documents that don't see each other (packed), or one document (padded)"""
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     """batches made ahead, each by a thread of its own (0: when they are needed)"""
@@ -65,7 +67,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """the only source of chance"""
     device: str = "cpu"
     """cpu, cuda or cuda:N"""
-    matmul_precision: Literal["float32", "bf16"] = "float32"
+    matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     recompute_blocks: bool = False
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""

@@ -1,8 +1,8 @@
 """Floor 6. Compile the kernels that a run needs, by taking a small step.
 
-    python -m nanograd.warm_up SETTINGS bf16 PART LAYOUT
+    python -m nanograd.warm_up KIND PART
 
-PART is one of nanograd.kernels.compilation.PARTS, LAYOUT the loader's. The process ends when its standard input does:
+KIND is JSON of a `Kind`, PART one of nanograd.kernels.compilation.PARTS. The process ends when its standard input does:
 whoever starts it holds the other end, so no compiler outlives the run that it works for, however that ends.
 """
 
@@ -11,35 +11,53 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from nanograd import backend, kernels, terminal
+from nanograd.data import LayoutName
 from nanograd.kernels.compilation import PARTS, note_compiled
-from nanograd.models import DecoderLM, DecoderLMConfig
-from nanograd.optim import AdamW, FlatParameters, clip_grad_norm
-from nanograd.settings import TrainConfig
+from nanograd.models import DecoderLM, DecoderLMConfig, count_parameters
+from nanograd.optim import FlatParameters, clip_grad_norm
+from nanograd.optim.compiled import SMALLEST
+from nanograd.optim_settings import OptimConfig, make_optimizer
+from nanograd.settings import MatmulPrecision, TrainConfig
 from nanograd.tensor import no_grad
 
 
-def warm_up(config: DecoderLMConfig, matmul_precision: Literal["float32", "bf16"], part: str, layout: str) -> None:
+class Kind(msgspec.Struct, frozen=True):
+    """What decides which kernels a run needs. A kernel that is missing here is compiled inside the run, which then
+    differs in last bits from the same run on the next day: Numba optimises code that it reads from disk otherwise."""
+
+    model: DecoderLMConfig
+    optim: OptimConfig
+    matmul_precision: MatmulPrecision
+    layout: LayoutName
+
+
+def warm_up(kind: Kind, part: str) -> None:
     """One training step and one evaluation of a model with one block: the kernels of `part` are compiled and kept.
 
     Packed texts, and validation of padded ones, want attention to know documents: to Numba that is another kernel.
     """
-    kernels.load(matmul_precision if "gemm" in PARTS[part] else None, part=part)
-    model = DecoderLM(msgspec.structs.replace(config, n_layers=1))
+    kernels.load(kind.matmul_precision if "gemm" in PARTS[part] else None, part=part)
+    model = DecoderLM(_short(kind.model))
     flat = FlatParameters(model)
-    ids = np.zeros((2, config.context_length), np.int64)
-    packed = {} if layout == "windows" else {"documents": np.zeros(ids.shape, np.int32)}
-    model.loss(ids, ids, **(packed if layout == "packed" else {})).backward()
+    ids = np.zeros((2, kind.model.context_length), np.int64)
+    packed = {} if kind.layout == "windows" else {"documents": np.zeros(ids.shape, np.int32)}
+    model.loss(ids, ids, **(packed if kind.layout == "packed" else {})).backward()
     if "optim" in PARTS[part]:
         clip_grad_norm(flat, 1.0)
-        AdamW(flat).step(0.0)
+        make_optimizer(kind.optim, flat, model.hidden_matrices()).step(0.0)
     with no_grad():
         model.eval().loss(ids, ids, **packed)
+
+
+def _short(config: DecoderLMConfig) -> DecoderLMConfig:
+    """The model with one block, unless the optimizer would then leave its few parameters to the formulas."""
+    short = msgspec.structs.replace(config, n_layers=1)
+    return short if count_parameters(short) >= SMALLEST else config
 
 
 @contextlib.contextmanager
@@ -48,8 +66,8 @@ def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     if config.device != "cpu" or not backend.kernels_allowed():
         yield
         return
-    settings = msgspec.json.encode(config.model).decode()
-    compiler = kernels.compile_elsewhere(settings, config.matmul_precision, layout=config.loader.layout)
+    kind = Kind(config.model, config.optim, config.matmul_precision, config.loader.layout)
+    compiler = kernels.compile_elsewhere(msgspec.json.encode(kind).decode())
     try:
         yield
         if compiler is not None:
@@ -68,11 +86,6 @@ def _end_with_standard_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    _, settings, precision, part, layout = sys.argv
-    warm_up(
-        msgspec.json.decode(settings, type=DecoderLMConfig),
-        msgspec.convert(precision, Literal["float32", "bf16"]),
-        part,
-        layout,
-    )
-    note_compiled(part, settings, precision, layout)
+    _, kind, part = sys.argv
+    warm_up(msgspec.json.decode(kind, type=Kind), part)
+    note_compiled(part, kind)

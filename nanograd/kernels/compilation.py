@@ -88,33 +88,33 @@ class Compilation:
                 process.kill()
 
 
-def compile_elsewhere(settings: str, matmul_precision: str, *, layout: str = "windows") -> Compilation | None:
+def compile_elsewhere(kind: str) -> Compilation | None:
     """Start compiling in other processes what a run needs; None if that was done before.
 
-    settings  JSON of a DecoderLMConfig.   layout  of the loader: whether attention will be asked to know documents
+    kind  of run: JSON of a nanograd.warm_up.Kind
     """
-    parts = [part for part in PARTS if not _mark(part, settings, matmul_precision, layout).exists()]
-    module = [sys.executable, "-m", "nanograd.warm_up"]
+    parts = [part for part in PARTS if not _mark(part, kind).exists()]
+    module = [sys.executable, "-m", "nanograd.warm_up", kind]
     try:
-        return (
-            Compilation({part: [*module, settings, matmul_precision, part, layout] for part in parts})
-            if parts
-            else None
-        )
+        return Compilation({part: [*module, part] for part in parts}) if parts else None
     except OSError as error:  # no process can be started, say: then this one compiles what it meets
         log.warning("kernels can't be compiled in another process: %s", error)
         return None
 
 
-def note_compiled(part: str, settings: str, matmul_precision: str, layout: str = "windows") -> None:
+def note_compiled(part: str, kind: str) -> None:
     """Leave a mark for `compile_elsewhere`: this part was compiled for a run of this kind."""
     with contextlib.suppress(OSError):  # then Numba could not keep its code here either
-        _mark(part, settings, matmul_precision, layout).touch()
+        _mark(part, kind).touch()
 
 
-def _mark(part: str, settings: str, matmul_precision: str, layout: str) -> Path:
-    """Of settings only those that ask for other kernels count: whether there is dropout, not how much or how wide."""
-    kinds = {name: bool(x) if isinstance(x, (int, float)) else x for name, x in json.loads(settings).items()}
-    key = [cache_folder().name, part, kinds, matmul_precision, layout]
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return code_folder() / f"compiled-{name}"
+def _mark(part: str, kind: str) -> Path:
+    key = json.dumps([cache_folder().name, part, _outline(json.loads(kind))], sort_keys=True)
+    return code_folder() / f"compiled-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _outline(settings: Any) -> Any:
+    """What asks for other kernels: whether there is dropout, say, and not how much or in how wide a model."""
+    if isinstance(settings, dict):
+        return {name: _outline(value) for name, value in settings.items()}
+    return bool(settings) if isinstance(settings, (int, float)) else settings

@@ -1,5 +1,6 @@
 """Loading the twins: when they run, where compiled code is kept, what a machine without a writable home does."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from nanograd import Tensor, backend, kernels, nn, ops
 from nanograd.kernels import compilation
+from nanograd.optim_settings import OptimConfig
 
 LAYER_NORM = """
 import numpy as np
@@ -112,7 +115,16 @@ def test_the_memory_estimate_knows_how_many_logits_are_held():
     assert memory.CHUNK == loss.CHUNK
 
 
-SMALLEST = '{"vocab_size": 64, "context_length": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}'
+MODEL = {"vocab_size": 64, "context_length": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}
+
+
+def kind(*, model=MODEL, optimizer="adamw", matmul_precision="float32", layout="windows"):
+    """JSON of a nanograd.warm_up.Kind."""
+    optim = msgspec.to_builtins(OptimConfig(optimizer=optimizer).resolved(accumulate=1))
+    return json.dumps({"model": model, "optim": optim, "matmul_precision": matmul_precision, "layout": layout})
+
+
+SMALLEST = kind()
 
 
 @pytest.fixture
@@ -124,26 +136,38 @@ def code_folder(tmp_path, monkeypatch):
     compilation.code_folder.cache_clear()
 
 
-def parts(settings=SMALLEST, precision="float32", *, monkeypatch, **layout):
+def parts(kind=SMALLEST, *, monkeypatch):
     """What `compile_elsewhere` would start."""
     with monkeypatch.context() as patch:
         patch.setattr(compilation, "Compilation", list)
-        return kernels.compile_elsewhere(settings, precision, **layout)
+        return kernels.compile_elsewhere(kind)
 
 
 def test_each_kind_of_run_is_compiled_once(code_folder, monkeypatch):
     assert parts(monkeypatch=monkeypatch) == ["attention and norms", "products"]
-    compilation.note_compiled("attention and norms", SMALLEST, "float32")
+    compilation.note_compiled("attention and norms", SMALLEST)
     assert parts(monkeypatch=monkeypatch) == ["products"]
-    compilation.note_compiled("products", SMALLEST, "float32")
+    compilation.note_compiled("products", SMALLEST)
     assert parts(monkeypatch=monkeypatch) is None
-    assert parts(SMALLEST.replace("64", "65"), monkeypatch=monkeypatch) is None
-    assert parts(precision="bf16", monkeypatch=monkeypatch) == ["attention and norms", "products"]
-    assert parts(layout="packed", monkeypatch=monkeypatch) == ["attention and norms", "products"]
-    compilation.note_compiled("products", SMALLEST, "float32", "packed")
-    assert parts(layout="packed", monkeypatch=monkeypatch) == ["attention and norms"]
-    dropout = SMALLEST.replace("{", '{"dropout": 0.1, ')
-    assert parts(dropout, monkeypatch=monkeypatch) == ["attention and norms", "products"]
+    assert parts(kind(model={**MODEL, "vocab_size": 65}), monkeypatch=monkeypatch) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"matmul_precision": "bf16"},
+        {"layout": "packed"},
+        {"optimizer": "lion"},
+        {"model": {**MODEL, "dropout": 0.1}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_kind_of_run_is_compiled_apart(other, code_folder, monkeypatch):
+    for part in compilation.PARTS:
+        compilation.note_compiled(part, SMALLEST)
+    assert parts(kind(**other), monkeypatch=monkeypatch) == ["attention and norms", "products"]
+    compilation.note_compiled("products", kind(**other))
+    assert parts(kind(**other), monkeypatch=monkeypatch) == ["attention and norms"]
 
 
 def test_every_twin_is_in_one_part():
@@ -157,11 +181,12 @@ def test_every_twin_is_in_one_part():
 
 
 def test_a_compiler_that_fails_is_named_and_stops_nothing(code_folder, caplog, monkeypatch):
-    compiling = kernels.compile_elsewhere('{"n_heads": "three"}', "float32")
+    nonsense = kind(model={"n_heads": "three"})
+    compiling = kernels.compile_elsewhere(nonsense)
     compiling.wait()
     assert [record.args[0] for record in caplog.records] == ["attention and norms", "products"]
     assert "n_heads" in caplog.text
-    assert parts('{"n_heads": "three"}', monkeypatch=monkeypatch), "tried again next time"
+    assert parts(nonsense, monkeypatch=monkeypatch), "tried again next time"
 
 
 def test_no_process_for_a_compiler_stops_nothing(code_folder, caplog, monkeypatch):
@@ -169,7 +194,7 @@ def test_no_process_for_a_compiler_stops_nothing(code_folder, caplog, monkeypatc
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(compilation.subprocess, "Popen", no_more)
-    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    assert kernels.compile_elsewhere(SMALLEST) is None
     assert "temporarily unavailable" in caplog.text
 
 
@@ -183,13 +208,13 @@ def test_where_only_one_process_can_be_started_it_is_ended(code_folder, monkeypa
         return started[0]
 
     monkeypatch.setattr(compilation.subprocess, "Popen", only_one)
-    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    assert kernels.compile_elsewhere(SMALLEST) is None
     assert started[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("end", ["kill", "forget"])
 def test_no_compiler_outlives_its_run(code_folder, end):
-    compiling = kernels.compile_elsewhere(SMALLEST, "float32")
+    compiling = kernels.compile_elsewhere(SMALLEST)
     if end == "kill":
         compiling.kill()
     else:  # as when the run is killed: the system closes what it held
@@ -216,8 +241,17 @@ def test_a_full_disk_is_no_place_for_compiled_code(chosen, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_warm_up_compiles_what_a_run_needs(code_folder):
-    compiling = kernels.compile_elsewhere(SMALLEST, "float32")
+    compiling = kernels.compile_elsewhere(SMALLEST)
     compiling.wait()
-    assert kernels.compile_elsewhere(SMALLEST, "float32") is None
+    assert kernels.compile_elsewhere(SMALLEST) is None
     compiled = {path.name.split(".")[0] for path in code_folder.rglob("*.nbi")}
     assert compiled >= {"attention_tiles", "normalization", "activation", "indexing"}
+
+
+@pytest.mark.slow
+def test_the_warm_up_compiles_the_optimizer(code_folder):
+    """Few parameters are left to the formulas, so this model has more of them."""
+    larger = {**MODEL, "d_model": 128}
+    compiling = kernels.compile_elsewhere(kind(model=larger, optimizer="muon"))
+    compiling.wait()
+    assert {"optim", "newton_schulz"} <= {path.name.split(".")[0] for path in code_folder.rglob("*.nbi")}
