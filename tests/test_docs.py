@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,8 @@ def test_every_command_names_a_module_and_flags_that_exist(document):
         assert any(path.exists() for path in candidates), command
         flags = [word for word in words if word.startswith("--")]
         if flags:
-            subcommand = [word for word in words[:1] if word.isalpha()]
-            call = [sys.executable, "-m", module, *subcommand, "--help"]
+            subcommands = takewhile(str.isalpha, words)
+            call = [sys.executable, "-m", module, *subcommands, "--help"]
             shown = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=True).stdout
             assert [flag for flag in flags if flag not in shown] == [], command
 
