@@ -54,6 +54,7 @@ def plan_memory(
     C, V, n_tokens = config.d_model, config.vocab_size, batch_size * config.context_length
     norms = 2 * 2 * C  # before and after each
     attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
+    attention += (3 * C + 2 * config.n_heads) * config.qk_norm  # what they were before; a number per head and each
     mlp = config.up_width  # what goes into the activation: what comes out is made again
     dropout = 2 * C if config.dropout else 0
     layer = n_tokens * (norms + attention + mlp + dropout)

@@ -46,7 +46,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Train a decoder language model."""
 
     preset: str = "tiny"
-    """where the defaults come from: tiny, small, psyduck-60m, llm-small-131m"""
+    """where the defaults come from: tiny, small, speedrun, psyduck-60m, llm-small-131m"""
     config: Path | None = None
     """TOML file whose settings replace the preset's"""
     data: Path | None = None
@@ -143,6 +143,11 @@ PRESETS: dict[str, TrainConfig] = {
     "small": replace(
         _tiny, preset="small", model=MODEL_PRESETS["small"], steps=6000, batch_size=16, sample_every=1000,
         optim=OptimConfig(lr=6e-4, warmup_steps=200),
+    ),
+    "speedrun": replace(
+        _tiny, preset="speedrun", model=MODEL_PRESETS["speedrun"], steps=300, batch_size=12, init="random",
+        eval_tokens=0, eval_every=50, sample_every=0, text=TextConfig(val_fraction=0.1),
+        optim=OptimConfig(optimizer="muon", lr=4e-3, muon_lr=7e-3, schedule="wsd", decay_share=0.8, warmup_steps=20),
     ),
     "psyduck-60m": replace(
         _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, batch_size=16,

@@ -191,6 +191,11 @@ ATTENTION = [
     Case(ops.attention_weights, *SQUARE[:2], None, STARTS[2, :5], causal=True, slopes=(1, 0.5, 0.25)),
     Case(ops.attention_weights, *SQUARE[:2], None, causal=False, scale=2.0),
 ]
+HEAD_NORM = [
+    Case(ops.packed_head_norm, (3, 5, 24), n_heads=2),
+    Case(ops.packed_head_norm, (2, 1, 9), n_heads=3, eps=0.1),
+    Case(ops.packed_head_norm, (1, 4, 21), n_heads=1),
+]
 SCALINGS: list[tuple[Any, float, int]] = [(kind, 4.0, 64) for kind in ("linear", "ntk", "yarn", "llama3")]
 PLACES = np.array([[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [7, 300, 65_535, 5, 4]])  # of sequences in a batch
 ROTARY = [
@@ -228,6 +233,7 @@ CASES = [
     *SHAPE,
     *INDEXING,
     *MATRIX,
+    *HEAD_NORM,
     *MLP,
     *NORMALIZATION,
     *ATTENTION,

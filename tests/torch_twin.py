@@ -36,9 +36,17 @@ def count(padding_mask: torch.Tensor | None, T: int) -> torch.Tensor:
 
 
 class TwinAttention(nn.Module):
-    def __init__(self, d_model: int, n_heads: int, *, qkv_bias: bool = True, rotary_base: float | None = None) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        qkv_bias: bool = True,
+        rotary_base: float | None = None,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.n_heads, self.rotary_base = n_heads, rotary_base
+        self.n_heads, self.rotary_base, self.qk_norm = n_heads, rotary_base, qk_norm
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
         self.out = nn.Linear(d_model, d_model)
 
@@ -47,6 +55,8 @@ class TwinAttention(nn.Module):
         query, key, value = (
             part.view(B, T, self.n_heads, C // self.n_heads).transpose(1, 2) for part in self.qkv(x).split(C, dim=-1)
         )
+        if self.qk_norm:
+            query, key = (functional.rms_norm(part, part.shape[-1:], eps=1e-5) for part in (query, key))
         if self.rotary_base is not None:
             query, key = (turn(part, count(padding_mask, T), self.rotary_base) for part in (query, key))
         if padding_mask is None:
@@ -79,7 +89,11 @@ class TwinBlock(nn.Module):
         self.norm_1, self.norm_2 = twin_norm(config), twin_norm(config)
         rotary_base = config.rotary_base if config.positions == "rotary" else None
         self.attention = TwinAttention(
-            config.d_model, config.n_heads, qkv_bias=config.qkv_bias, rotary_base=rotary_base
+            config.d_model,
+            config.n_heads,
+            qkv_bias=config.qkv_bias,
+            rotary_base=rotary_base,
+            qk_norm=config.qk_norm,
         )
         self.mlp = TwinMLP(config.d_model, config.hidden_width, config.activation)
         self.pre_norm = config.norm_placement == "pre"

@@ -21,7 +21,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 PARTS = {
-    "attention and norms": ("attention", "dropout", "indexing", "normalization", "optim"),
+    "attention and norms": ("attention", "dropout", "head_norm", "indexing", "normalization", "optim"),
     "products": ("activation", "gemm", "loss", "matrix", "mlp", "rotary", "softmax"),
 }  # which files in cpu/: about as many seconds each
 ROOM = 20_000_000  # bytes that all compiled kernels take, with something to spare

@@ -45,12 +45,14 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     dropout: Share = 0.0  # share of each sub-layer's output zeroed in training
     attention_dropout: Share = 0.0  # share of attention weights zeroed in training
     embedding_dropout: Share = 0.0  # share of the first block's input zeroed in training
+    qk_norm: bool = False  # bring the queries and keys of each head to one length (ops.packed_head_norm)
     qkv_bias: bool = True  # add a bias to queries, keys and values
     head_bias: bool = False  # add a bias to the logits
     tie_embeddings: bool = True  # use the token embeddings as output layer too
     scale_embeddings: bool = True  # multiply token vectors by √d_model, so that sinusoids don't drown them
     embedding_std: Positive | None = None  # standard deviation of the first token vectors; None means 0.28 / √d_model
     init_std: Positive = 0.02  # standard deviation of the first weight matrices
+    zero_residuals: bool = False  # matrices that write into the residual stream begin as zeros (see gpt.Block)
 
     def __post_init__(self) -> None:
         if self.n_heads > 0 and self.d_model % self.n_heads:

@@ -22,11 +22,13 @@ class Block(nn.Module):
     """Attention, then an MLP, each added to what was there.   (B, T, C) → (B, T, C)
 
     Matrices that write into the residual stream start smaller by √(2 n_layers): the stream is a sum of 2 n_layers
-    such terms, and its variance should not grow with depth (Radford et al. 2019, GPT-2, §2.3).
+    such terms, and its variance should not grow with depth (Radford et al. 2019, GPT-2, §2.3). With zero_residuals
+    they start as zeros: at first the block passes on what it gets (Zhang et al. 2019, Fixup, arXiv:1901.09321, §3).
     """
 
     def __init__(self, config: DecoderLMConfig, *, rng: np.random.Generator, keys: random.DropoutKeys) -> None:
-        C, into_residual = config.d_model, config.init_std / math.sqrt(2 * config.n_layers)
+        C = config.d_model
+        into_residual = 0.0 if config.zero_residuals else config.init_std / math.sqrt(2 * config.n_layers)
         self.norm_1, self.norm_2 = make_norm(config), make_norm(config)
         self.attention = nn.MultiHeadAttention(
             C,
@@ -40,6 +42,7 @@ class Block(nn.Module):
             rotary_base=config.rotary_base if config.positions == "rotary" else None,
             rotary_layout=config.rotary_layout,
             rotary_scaling=config.scaling,
+            qk_norm=config.qk_norm,
             slopes=alibi_slopes(config.n_heads) if config.positions == "alibi" else None,
         )
         self.mlp = nn.MLP(

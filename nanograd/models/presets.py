@@ -5,6 +5,20 @@ from nanograd.models.decoder_config import DecoderLMConfig
 PRESETS: dict[str, DecoderLMConfig] = {
     "tiny": DecoderLMConfig(vocab_size=4096, context_length=128, n_layers=4, d_model=192, n_heads=6),
     "small": DecoderLMConfig(vocab_size=8192, context_length=256, n_layers=6, d_model=384, n_heads=6),
+    # the characters of an ASCII text (256 bytes and 2 special tokens): for benchmarks.speedrun
+    "speedrun": DecoderLMConfig(
+        vocab_size=258,
+        context_length=64,
+        n_layers=4,
+        d_model=96,
+        n_heads=3,
+        activation="swiglu",
+        positions="rotary",
+        norm="rms_norm",
+        qk_norm=True,
+        zero_residuals=True,
+        qkv_bias=False,
+    ),
     # PsyDuck's GPT, 60,910,517 parameters; the original has one output more than tokens, which nothing ever asks for
     "psyduck-60m": DecoderLMConfig(
         vocab_size=100_277,

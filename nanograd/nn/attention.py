@@ -63,6 +63,7 @@ class MultiHeadAttention(Module):
     dropout      share of the attention weights that is zeroed in training
     rotary_base  queries and keys are turned by their positions (ops/rotary.py), in this layout; None: they are not
     rotary_scaling  for contexts longer than trained. "dynamic" goes by the longest text of the batch
+    qk_norm      queries and keys of each head are brought to one length, before they are turned (ops/head_norm.py)
     slopes       one for each head: scores fall with distance (ALiBi); None: they do not
     """
 
@@ -80,6 +81,7 @@ class MultiHeadAttention(Module):
         rotary_base: float | None = None,
         rotary_layout: Layout = "halves",
         rotary_scaling: Scaling | None = None,
+        qk_norm: bool = False,
         slopes: tuple[float, ...] | None = None,
     ) -> None:
         if n_heads < 1 or d_model % n_heads:
@@ -91,6 +93,7 @@ class MultiHeadAttention(Module):
         if slopes is not None and len(slopes) != n_heads:
             raise ValueError(f"MultiHeadAttention: {len(slopes)} slopes for {n_heads} heads")
         self.n_heads, self.dropout, self.keys, self.slopes = n_heads, dropout, keys, slopes
+        self.qk_norm = qk_norm
         self.rotary_base, self.rotary_layout, self.rotary_scaling = rotary_base, rotary_layout, rotary_scaling
         self.qkv = Linear(d_model, 3 * d_model, rng=rng, bias=qkv_bias, std=std)
         self.out = Linear(d_model, d_model, rng=rng, std=std if out_std is None else out_std)
@@ -110,6 +113,8 @@ class MultiHeadAttention(Module):
     def _queries_keys_values(self, x: Tensor, padding_mask: Array | None, starts: Array | None) -> Tensor:
         """(B, T, C) → (B, T, 3C)"""
         qkv = self.qkv(x)
+        if self.qk_norm:
+            qkv = ops.packed_head_norm(qkv, n_heads=self.n_heads)
         if self.rotary_base is None:
             return qkv
         positions = token_positions(x.data, padding_mask, starts)

@@ -31,6 +31,7 @@ from nanograd.ops.elementwise import (
     tanh,
     where,
 )
+from nanograd.ops.head_norm import packed_head_norm
 from nanograd.ops.indexing import embedding, getitem
 from nanograd.ops.loss import cross_entropy, linear_cross_entropy
 from nanograd.ops.matrix import linear, matmul

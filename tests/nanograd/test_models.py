@@ -83,9 +83,19 @@ def test_counted_parameters_are_the_real_ones(seed: int) -> None:
         activation=["gelu", "swiglu"][rng.integers(2)],
         norm=["layer_norm", "rms_norm"][rng.integers(2)],
         norm_placement=["pre", "post"][rng.integers(2)],
-        **{name: bool(rng.integers(2)) for name in ("qkv_bias", "head_bias", "tie_embeddings")},
+        **{
+            name: bool(rng.integers(2))
+            for name in ("qk_norm", "zero_residuals", "qkv_bias", "head_bias", "tie_embeddings")
+        },
     )
     assert DecoderLM(drawn).n_parameters() == count_parameters(drawn)
+
+
+def test_with_zero_residuals_a_fresh_block_passes_on_what_it_gets() -> None:
+    model = DecoderLM(config(zero_residuals=True))
+    x = model.embed(batch(model.config.vocab_size)[0])
+    np.testing.assert_array_equal(model.blocks[0](x).data, x.data)
+    assert model.blocks[0].attention.qkv.weight.data.std() > 0
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])

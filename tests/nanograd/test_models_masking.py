@@ -14,6 +14,7 @@ V, T = 20, 9
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post", "positions": "learned"},
+    {"positions": "rotary", "qk_norm": True},
     {"positions": "rotary", "rotary_base": 20.0, "activation": "swiglu", "tie_embeddings": False},
     {"norm": "rms_norm", "tie_embeddings": False, "activation": "relu"},
     {"positions": "alibi", "n_layers": 1},

@@ -24,6 +24,7 @@ CONFIGS = {name: msgspec.structs.replace(preset, **SIZES) for name, preset in PR
         **SIZES, norm="rms_norm", activation="swiglu", positions="rotary", rotary_base=50.0
     ),
     "rotary-relu2-post": DecoderLMConfig(**SIZES, norm_placement="post", activation="relu2", positions="rotary"),
+    "qk-norm": DecoderLMConfig(**SIZES, qk_norm=True, positions="rotary", zero_residuals=True),
     "rms-norm": DecoderLMConfig(**SIZES, norm="rms_norm", activation="silu", positions="learned", d_hidden=50),
 }
 

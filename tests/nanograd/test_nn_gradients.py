@@ -40,12 +40,21 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "mlp swiglu": lambda: nn.MLP(C, 8, rng=rng(), std=0.5, activation="swiglu"),
     "one head": lambda: nn.AttentionHead(C, 3, rng=rng(), std=0.5),
     "all heads": lambda: nn.MultiHeadAttention(C, 2, rng=rng(), std=0.5),
+    "all heads qk-norm": lambda: nn.MultiHeadAttention(C, 1, rng=rng(), std=0.5, rotary_base=5.0, qk_norm=True),
     "all heads rotary": lambda: nn.MultiHeadAttention(C, 1, rng=rng(), std=0.5, rotary_base=5.0),
     "block": block,
     "block post": lambda: block(norm_placement="post"),
     "block rms relu": lambda: block(norm="rms_norm", activation="relu", qkv_bias=False),
 }
-TAKES_A_MASK = {"one head", "all heads", "all heads rotary", "block", "block post", "block rms relu"}
+TAKES_A_MASK = {
+    "one head",
+    "all heads",
+    "all heads qk-norm",
+    "all heads rotary",
+    "block",
+    "block post",
+    "block rms relu",
+}
 
 
 def assert_slope(module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:

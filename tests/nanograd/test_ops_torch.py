@@ -97,6 +97,12 @@ def packed_rotary(qkv: Any, positions: Any, n_heads: int, **settings: Any) -> An
     return torch.cat([part.flatten(-2) for part in (q, k, v)], dim=-1)
 
 
+def packed_head_norm(qkv: Any, n_heads: int, eps: float = 1e-5) -> Any:
+    q, k, v = (part.unflatten(-1, (n_heads, -1)) for part in qkv.chunk(3, dim=-1))
+    q, k = (F.rms_norm(part, part.shape[-1:], eps=eps) for part in (q, k))
+    return torch.cat([part.flatten(-2) for part in (q, k, v)], dim=-1)
+
+
 def swiglu(x: Any) -> Any:
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -147,6 +153,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "gelu": F.gelu,
     "relu_squared": lambda x: F.relu(x).square(),
     "swiglu": swiglu,
+    "packed_head_norm": packed_head_norm,
     "rotary": rotary,
     "packed_rotary": packed_rotary,
     "sum": over_axes(torch.sum, lambda x: x.clone()),

@@ -84,6 +84,7 @@ def test_a_gradient_that_is_there_is_added_to(case):
         (lambda: ops.rotary(np.ones((2, 4), np.float32), np.arange(3)), ValueError),
         (lambda: ops.rotary(np.ones((2, 4), np.float32), np.ones(2, np.float32)), TypeError),
         (lambda: ops.rotary(np.ones((2, 4), np.float32), np.arange(2), layout="half"), ValueError),
+        (lambda: ops.packed_head_norm(np.ones((2, 4, 12), np.float32), n_heads=3), ValueError),
         (lambda: ops.packed_rotary(np.ones((2, 4, 12), np.float32), np.arange(4), n_heads=3), ValueError),
         (lambda: ops.packed_rotary(np.ones((4, 12), np.float32), np.arange(4), n_heads=2), ValueError),
         (lambda: ops.softmax(np.ones(3, np.float32), temperature=0.0), ValueError),

@@ -22,7 +22,7 @@ from tests.nanograd.test_twins import LARGE
 
 pytestmark = pytest.mark.usefixtures("twins")
 
-FAMILIES = ("activation", "dropout", "indexing", "mlp", "normalization", "optim", "rotary", "softmax")
+FAMILIES = ("activation", "dropout", "head_norm", "indexing", "mlp", "normalization", "optim", "rotary", "softmax")
 MODULES = [importlib.import_module(f"nanograd.kernels.cpu.{name}") for name in FAMILIES]
 KERNELS: dict[str, Any] = {
     name: kernel
