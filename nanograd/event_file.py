@@ -1,10 +1,26 @@
-"""Floor 5. Metrics for TensorBoard, written by the library tensorboardX."""
+"""Floor 5. Metrics for TensorBoard, in the messages of the library tensorboardX.
 
+Its SummaryWriter hands them to a thread: on a full disk that dies, and the step that fills its queue waits for ever;
+after kill -9 the last two minutes are missing. So the records are written here, one at a time: eight bytes of length,
+their checksum, the message, its checksum (CRC-32C, masked).
+Source of the format: record_writer.h of github.com/tensorflow/tensorflow.
+"""
+
+import logging
 import math
+import os
+import platform
+import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
+
+from nanograd import terminal
+from pre_process.files import naming_file
+
+log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"  # inside the run folder
 TAGS = {
@@ -19,17 +35,21 @@ TAGS = {
 class EventFile:
     """`add(record)` puts a line of metrics.jsonl into an event file in RUN/tensorboard; nothing if not `wanted`.
 
-    A resumed run begins another file there; TensorBoard drops what the first one had from that step on.
-    Raises ValueError where tensorboardX isn't installed.
+    A resumed run begins another file there; TensorBoard drops what the first one had from that step on. A disk that
+    fills up is told once, and training goes on without further events.
+    Raises ValueError where tensorboardX isn't installed, OSError for a folder that can't be written.
     """
 
     def __init__(self, run: Path, *, wanted: bool, first_step: int = 0) -> None:
-        self._writer: Any = None
+        self._file: IO[bytes] | None = None
         if wanted:
             check_installed()
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(run / FOLDER), purge_step=first_step + 1 if first_step else None)
+            (run / FOLDER).mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"  # TensorBoard goes by it
+            self._file = (run / FOLDER / name).open("wb", buffering=0)
+            self._write(file_version="brain.Event:2")
+            if first_step:
+                self._write(step=first_step + 1, session_log={"status": "START"})
 
     def __enter__(self) -> "EventFile":
         return self
@@ -37,19 +57,43 @@ class EventFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer:
-            self._writer.close()
+        if self._file:
+            self._file.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One scalar for each figure that the record has; alerts as text."""
-        if not self._writer:
+        if not self._file:
             return
-        for key, tag in TAGS.items():
-            if (value := record.get(key)) is not None and math.isfinite(value):
-                self._writer.add_scalar(tag, value, record["step"])
-        for key in ("loss_alert", "speed_alert"):
-            if key in record:
-                self._writer.add_text("alerts", record[key], record["step"])
+        from tensorboardX.summary import Summary, text
+
+        found = {tag: record[key] for key, tag in TAGS.items() if record.get(key) is not None}
+        known = [{"tag": tag, "simple_value": x} for tag, x in found.items() if math.isfinite(x)]
+        alerts = [text("alerts", record[key]) for key in ("loss_alert", "speed_alert") if key in record]
+        for summary in (Summary(value=known), *alerts):
+            self._write(step=record["step"], summary=summary)
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        if not self._file:  # the disk was full
+            return
+        message = Event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(message))
+        record = length + _checksum(length) + message + _checksum(message)
+        try:
+            with naming_file(Path(self._file.name)):
+                written = self._file.write(record)
+                self._file.write(record[written:])  # what did not fit then says why
+        except OSError as error:
+            log.warning("no more events for TensorBoard: %s; training goes on", terminal.one_line(error))
+            self._file.close()
+            self._file = None
+
+
+def _checksum(content: bytes) -> bytes:
+    from tensorboardX.record_writer import masked_crc32c
+
+    return struct.pack("<I", masked_crc32c(content))
 
 
 def check_installed() -> None:

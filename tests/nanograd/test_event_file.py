@@ -1,5 +1,7 @@
 """Event files: what TensorBoard will read; and what is said where the library is missing."""
 
+import logging
+import os
 import struct
 import sys
 
@@ -42,6 +44,32 @@ def test_a_resumed_run_tells_tensorboard_where_it_goes_on(tmp_path):
     with EventFile(tmp_path, wanted=True, first_step=4) as file:
         file.add({"step": 5, "loss": 2.5})
     assert [e.step for e in events(tmp_path) if e.session_log.status == pb.SessionLog.START] == [5]
+
+
+def test_what_was_added_outlives_a_kill_and_two_processes_of_one_second_have_two_files(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    with EventFile(tmp_path, wanted=True) as killed:
+        killed.add({"step": 1, "loss": 2.5})
+        assert scalars(tmp_path) == [(1, "loss/training", 2.5)]
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+        with EventFile(tmp_path, wanted=True, first_step=1) as resumed:
+            resumed.add({"step": 2, "loss": 2.25})
+        assert sorted(scalars(tmp_path)) == [(1, "loss/training", 2.5), (2, "loss/training", 2.25)]
+
+
+def test_a_full_disk_is_told_once_and_nobody_waits(tmp_path, caplog):
+    pytest.importorskip("tensorboardX")
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with caplog.at_level(logging.WARNING), EventFile(tmp_path, wanted=True) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            for step in range(1, 100):
+                file.add({"step": step, "loss": 2.5})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [record.getMessage().count("File too large") for record in caplog.records] == [1]
+    assert str(tmp_path) in caplog.text
 
 
 def test_nothing_is_written_unless_it_is_wanted(tmp_path):
