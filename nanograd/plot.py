@@ -1,7 +1,6 @@
 """Floor 6. Pictures of runs: python -m nanograd.plot RUN [RUN …] --out FILE.png"""
 
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,11 +39,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{run} holds no metrics.jsonl: name the run folder that nanograd.train printed")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+        records = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.endswith(b"\n")]
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    for number, record in enumerate(records, 1):
+        if not isinstance(record.get("step"), int) or not isinstance(record.get("loss", ""), int | float | None):
+            raise ValueError(f"{path} is damaged: line {number} is not that of a step")
+    return records
 
 
 def draw_loss(run: Path) -> Path:
