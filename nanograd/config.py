@@ -84,7 +84,7 @@ def parse_flags(
 
 def from_preset(presets: Mapping[str, Settings], name: str | None, overrides: dict[str, Any]) -> Settings:
     """A preset with a nested dict of changes on top; `name` beats the dict's, else the first. Raises ConfigError."""
-    name = name or overrides.get("preset", next(iter(presets)))
+    name = overrides.get("preset", next(iter(presets))) if name is None else name
     if not isinstance(name, str) or name not in presets:
         raise ConfigError(
             f"no preset is called {name!r}{_nearest(str(name), presets)} (there are {', '.join(presets)})"

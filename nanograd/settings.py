@@ -10,7 +10,7 @@ from nanograd.models import PRESETS as MODEL_PRESETS
 from nanograd.models import DecoderLMConfig
 from nanograd.optim_settings import OptimConfig
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # compiled code counts in 64 bits, products too
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]

@@ -24,7 +24,7 @@ from pre_process.word2vec import train_embeddings
 
 SENTENCE = 1000  # tokens that word2vec sees as one sentence
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # compiled code counts in 64 bits, products too
 Progress = Callable[[int, int], None]
 
 

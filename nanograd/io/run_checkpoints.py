@@ -71,7 +71,7 @@ def write_checkpoint(
 
     Raises OSError; the checkpoints that are there stay as they are.
     """
-    folder = run / "checkpoints" / f"step-{step:08}"
+    folder = run / "checkpoints" / folder_name(step)
     with new_folder(folder, replace=True) as new:
         with hidden_name_as(folder):
             fill(new)
@@ -87,6 +87,11 @@ def write_checkpoint(
     return folder
 
 
+def folder_name(step: int) -> str:
+    """Of a step's checkpoint."""
+    return f"step-{step:08}"
+
+
 def all_checkpoints(run: Path) -> list[Path]:
     """Folders of checkpoints, the oldest first. Hidden ones, those set aside, and other people's are not among them."""
     folders = (run / "checkpoints").glob("step-*")
@@ -96,8 +101,12 @@ def all_checkpoints(run: Path) -> list[Path]:
 def check_checkpoint(folder: Path) -> Manifest:
     """Compare every byte with the manifest. Raises CheckpointError, which names the file and the fault; FormatError."""
     manifest = _read_manifest(folder / MANIFEST)
+    if folder.name != folder_name(manifest.step):
+        raise CheckpointError(f"{folder} holds the checkpoint of step {manifest.step}: somebody has renamed it")
     for name, promised in manifest.files.items():
         path = folder / name
+        if not re.fullmatch(r"[\w.-]*\w", name):
+            raise CheckpointError(f"{folder / MANIFEST} names {name!r}, which is no file of that folder")
         try:
             size = path.stat().st_size
             if size != promised.size:
@@ -123,7 +132,10 @@ def _read_manifest(path: Path) -> Manifest:
     if entries.get("format_version") != FORMAT_VERSION:
         version = entries.get("format_version")
         raise FormatError(f"{path} has format {version}, this nanograd reads {FORMAT_VERSION}: use the one it is from")
-    return msgspec.convert(entries, Manifest)
+    try:
+        return msgspec.convert(entries, Manifest)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path} does not fit this nanograd: {error}") from None
 
 
 def newest_valid(run: Path) -> tuple[Path, Manifest] | None:

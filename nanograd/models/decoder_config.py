@@ -9,7 +9,7 @@ from nanograd import nn
 from pre_process.encode_position.rotary import Layout
 from pre_process.encode_position.rotary_scaling import Kind, Scaling
 
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 Positions: TypeAlias = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]

@@ -1,5 +1,6 @@
 """Checkpoints on disk: damage of any kind is noticed, the older one is used, and a power cut leaves a whole one."""
 
+import json
 import shutil
 
 import numpy as np
@@ -19,6 +20,7 @@ from nanograd.io.run_checkpoints import (
     recover,
     write_checkpoint,
 )
+from pre_process.files import sha256_file
 from tests.nanograd.power_cut import PowerCut
 from tests.nanograd.same_runs import CHANCE, same_end
 from tests.nanograd.small_runs import fails
@@ -103,6 +105,32 @@ def test_another_format_is_refused_and_not_taken_for_damage(run, capsys, monkeyp
     with pytest.raises(FormatError, match="has format 7, this nanograd reads 1"):
         newest_valid(run)
     fails(train.main, ["--resume", "--out", str(run)], "has format 7", capsys)
+
+
+def forge(folder, **entries):
+    """Other entries in the manifest, signed as if nothing had been."""
+    found = json.loads((folder / MANIFEST).read_text())
+    del found["sha256"]
+    (folder / MANIFEST).write_bytes(run_checkpoints._signed({**found, **entries}))
+
+
+def test_a_manifest_names_files_of_its_own_folder_and_its_own_step(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"secret")
+    for name in ("../../outside", str(outside), "..", "", "numbers\0"):
+        folder = write(tmp_path, 3)
+        forge(folder, files={name: {"size": 6, "sha256": sha256_file(outside)}})
+        with pytest.raises(CheckpointError, match="which is no file of that folder"):
+            check_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="holds the checkpoint of step 4"):
+        check_checkpoint(write(tmp_path, 4).rename(folder.with_name("step-00000005")))
+
+
+def test_a_manifest_with_more_in_it_is_of_another_version_and_named(tmp_path):
+    folder = write(tmp_path, 3)
+    forge(folder, ranks=2)
+    with pytest.raises(FormatError, match=r"MANIFEST.json does not fit this nanograd: .*`ranks`"):
+        newest_valid(tmp_path)
 
 
 def write(run, step, *, val_loss=None, content=b"numbers"):
