@@ -21,6 +21,7 @@ from pre_process.tokenizer.normalize import NormalizerName
 from pre_process.tokenizer.pre_tokenize import PatternName
 from pre_process.tokenizer.tokenizer import END_OF_TEXT_NAMES, PAD_NAMES
 from pre_process.word2vec import train_embeddings
+from pre_process.word2vec.kernels import LONGEST
 
 SENTENCE = 1000  # tokens that word2vec sees as one sentence
 
@@ -43,7 +44,7 @@ class VectorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     d_model: Count = 192
     engine: Literal["nanograd", "gensim"] = "nanograd"
     architecture: Literal["cbow", "skip-gram"] = "skip-gram"
-    window: Count = 5
+    window: Annotated[int, msgspec.Meta(ge=1, le=LONGEST)] = 5
     negative: Count = 5
     epochs: Count = 5
     sample: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1e-3

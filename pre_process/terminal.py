@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+_SHOWN = 40  # characters of a word
+
 
 def run_command(work: Callable[[], None]) -> int:
     """Do the work of a command; returns its exit code.
@@ -56,3 +58,8 @@ def console() -> "Console":
 def printable(text: str) -> str:
     """A text without characters that would steer a terminal, or that no font shows: � for each."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def short(text: str) -> str:
+    """A printable text of 40 characters at most: a "word" of some megabytes would fill the screen."""
+    return printable(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")

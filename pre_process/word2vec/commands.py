@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pre_process.terminal import console, printable
+from pre_process.terminal import console, short
 from pre_process.word2vec.evaluate import evaluate as evaluate_words
 from pre_process.word2vec.files import check_writable, load_words
 from pre_process.word2vec.map_picture import SUFFIXES, Method, draw_map, groups, positions, unit
@@ -57,7 +57,7 @@ def plot(path: Path, out: Path, wanted: Sequence[str], *, top: int, skip: int, m
     words = load_words(path)
     rows = _rows(words, wanted, top, skip)
     units = unit(words.vectors[rows])
-    chosen = [printable(words.words[row]) for row in rows]
+    chosen = [short(words.words[row]) for row in rows]
     title = f"{len(rows)} words of {path.name}, {method}; colours are groups in all {units.shape[1]} dimensions"
     labelled = draw_map(out, chosen, positions(units, method), groups(units), title)
     without = "" if labelled == len(rows) else f", {len(rows) - labelled} without a label for lack of room"

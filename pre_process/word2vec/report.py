@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pre_process.terminal import printable
+from pre_process.terminal import printable, short
 from pre_process.word2vec.evaluate import Evaluation
 from pre_process.word2vec.word_vectors import WordVectors
 
@@ -57,7 +57,7 @@ def neighbours_table(columns: Mapping[str, Near]) -> "Table":
     for title in columns:
         table.add_column(printable(title), overflow="fold")
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*(f"{printable(word)} {cosine:.2f}" for word, cosine in row))
+        table.add_row(*(f"{short(word)} {cosine:.2f}" for word, cosine in row))
     return table
 
 
@@ -96,7 +96,7 @@ def print_training(console: "Console", rows: Sequence[tuple[str, str]], words: W
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(neighbours_table({word: words.nearest(word, 5) for word in _examples(words.words)}))
+    console.print(neighbours_table({short(word): words.nearest(word, 5) for word in _examples(words.words)}))
 
 
 def _examples(words: Sequence[str]) -> list[str]:

@@ -5,6 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pre_process.word2vec.kernels import LONGEST
+
+MOST_THREADS = 1024  # a system gives a process some thousands, and each has working memory of its own
+
 ENGINE_VERSION = 1  # raise it when our engine gives other vectors, and cached ones are passed over
 
 Architecture = Literal["cbow", "skip-gram"]
@@ -16,7 +20,8 @@ Progress = Callable[[int, int], None]  # words done, words in all over all epoch
 class Settings:
     """Raises ValueError for a value that means nothing.
 
-    window    the furthest that a word may stand from the middle one; each window's reach is drawn from 1 to `window`
+    window    the furthest that a word may stand from the middle one; each window's reach is drawn from 1 to `window`;
+              at most 10,000, for no sentence is longer
     negative  words drawn with probability ∝ count^¾ for each middle word
     sample    an occurrence of a word that makes up the share f of the corpus is used with probability
               √(sample/f) + sample/f, at most 1 (word2vec.c); 0 uses all
@@ -41,6 +46,9 @@ class Settings:
         for name in ("d_model", "window", "negative", "epochs", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, most in (("window", LONGEST), ("threads", MOST_THREADS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, not {getattr(self, name):,}")
         if not 0 <= self.sample < 1:
             raise ValueError(f"sample must be at least 0 and below 1, not {self.sample}")
         if not (math.isfinite(self.lr) and self.lr > 0):

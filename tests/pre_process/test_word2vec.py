@@ -118,6 +118,8 @@ def test_progress_counts_words(engine: str) -> None:
         ([np.array([1, 2])], {"window": 0}, "window must be at least 1"),
         ([np.array([1, 2])], {"negative": 0}, "negative must be at least 1"),
         ([np.array([1, 2])], {"threads": 0}, "threads must be at least 1"),
+        ([np.array([1, 2])], {"window": 10_001}, "window must be at most 10,000, not 10,001"),
+        ([np.array([1, 2])], {"threads": 100_000}, "threads must be at most 1,024, not 100,000"),
         ([np.array([1, 2])], {"vocab_size": 0}, "vocab_size must be at least 1, not 0"),
         ([np.array([1, 2])], {"lr": float("nan")}, "lr must be a number above 0, not nan"),
         ([np.array([1, 2])], {"lr": float("inf")}, "lr must be a number above 0, not inf"),

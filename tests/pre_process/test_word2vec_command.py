@@ -53,6 +53,18 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int,
     return code, *capfd.readouterr()
 
 
+def test_a_word_of_megabytes_does_not_fill_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("a" * 100_000 + " and " + "b" * 100_000)
+    code, printed, _ = run(capfd, "train", tmp_path / "text.txt", "--min-count", "1", "--out", tmp_path / "o.bin")
+    assert code == 0 and len(printed) < 2000
+    assert f"{'a' * 39}…" in printed
+
+
+def test_a_rate_below_the_last_one_is_kept(text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, error = run(capfd, "train", text, "--out", tmp_path / "o.bin", "--lr", "1e-5", "--epochs", "1")
+    assert (code, error) == (0, "")
+
+
 @pytest.mark.parametrize("engine", ["nanograd", "gensim"])
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
 def test_train(text: Path, tmp_path: Path, engine: str, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
