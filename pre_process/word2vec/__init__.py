@@ -57,6 +57,7 @@ def train_embeddings(
     """
     chosen = Settings(d_model=d_model, architecture=architecture, **settings)
     counts = count_tokens(sentences, vocab_size)
+    _check_ids(np.array([0, *zero_ids]), vocab_size)
     vectors = _train(engine, join_sentences(sentences), counts, chosen, progress)
     seen, unseen = counts > 0, np.flatnonzero(counts == 0)
     length = np.linalg.norm(vectors[seen], axis=1).mean()
@@ -99,10 +100,17 @@ def count_tokens(sentences: Iterable[np.ndarray], vocab_size: int) -> np.ndarray
         raise ValueError("sentences is an iterator, which can be read only once: give a list")
     counts = np.zeros(vocab_size, np.int64)
     for ids in sentences:
-        if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
-            raise ValueError(f"ids from {ids.min()} to {ids.max()} don't fit a vocabulary of {vocab_size} tokens")
-        counts += np.bincount(ids, minlength=vocab_size)
+        if len(ids):  # an empty array may be of any type
+            _check_ids(ids, vocab_size)
+            counts += np.bincount(ids, minlength=vocab_size)
     return counts
+
+
+def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"ids are integers in one dimension, not {ids.dtype} of shape {ids.shape}")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()} don't fit a vocabulary of {vocab_size} tokens")
 
 
 def _train(

@@ -96,6 +96,11 @@ def test_what_stands_after_the_first_ten_thousand_tokens_counts(engine: str) -> 
     assert np.linalg.norm(vectors[1:4], axis=1).min() > 2 * untrained
 
 
+def test_an_empty_sentence_of_any_type_is_passed_over() -> None:
+    ids = np.array([1, 2] * 50)
+    assert np.array_equal(train([np.array([]), ids]), train([ids]))
+
+
 @every_engine
 def test_progress_counts_words(engine: str) -> None:
     seen: list[tuple[int, int]] = []
@@ -113,6 +118,10 @@ def test_progress_counts_words(engine: str) -> None:
         ([np.array([3, 3, 3])], {}, "at least two different words .* 1 occurs"),
         ([np.array([44])], {}, r"ids from 44 to 44 don't fit a vocabulary of 44"),
         ([np.array([-1, 0])], {}, r"ids from -1 to 0 don't fit"),
+        ([np.array([1.5, 2])], {}, r"ids are integers in one dimension, not float64 of shape \(2,\)"),
+        ([np.array([[1, 2]])], {}, r"ids are integers in one dimension, not int64 of shape \(1, 2\)"),
+        ([np.array([1, 2])], {"zero_ids": [-1]}, "ids from -1 to 0 don't fit"),
+        ([np.array([1, 2])], {"zero_ids": [44]}, "ids from 0 to 44 don't fit"),
         ([np.array([1, 2])], {"d_model": 0}, "d_model must be at least 1, not 0"),
         ([np.array([1, 2])], {"epochs": 0}, "epochs must be at least 1"),
         ([np.array([1, 2])], {"window": 0}, "window must be at least 1"),
