@@ -42,7 +42,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     add("--negative", type=int, default=5, metavar="N", help="words drawn by chance for each that is there (5)")
     add("--epochs", type=int, default=5, metavar="N", help="times that all is read (5)")
     add("--sample", type=float, default=1e-3, metavar="X", help="thins out words of a larger share; 0: none (1e-3)")
-    add("--lr", type=float, default=0.025, metavar="X", help="the first learning rate; it falls to 0.0001, if it is higher (0.025)")
+    add("--lr", type=float, default=0.025, metavar="X", help="learning rate at first, falling to 0.0001 (0.025)")
     add("--min-count", type=int, metavar="N", help="rarer words are left out, as if they weren't there (5)")
     add("--split", choices=get_args(Split), help="into lower-cased runs of letters, or at white space (letters)")
     add("--seed", type=int, default=0, metavar="N", help="of all chance (0)")
