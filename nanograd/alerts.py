@@ -50,7 +50,10 @@ class Alert:
 
 
 class Alerts:
-    """Looks at every step's record. The alerts for the loss depend on the losses alone: a resumed run has the same."""
+    """Looks at every step's record. The alerts for the loss depend on the losses alone: a resumed run has the same.
+
+    The loss of a step that was skipped is told as such, and says nothing about the model.
+    """
 
     def __init__(self, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
         self._loss, self._speed = Alert(1), Alert(IN_A_ROW)
@@ -61,7 +64,8 @@ class Alerts:
         """What begins with this step, if anything: a line under `loss_alert`, another under `speed_alert`."""
         found, step = {}, record["step"]
         loss, usual = record["loss"] if record["loss"] is not None else float("nan"), self._loss.usual.value
-        if self._loss.begins(loss, bad=usual == usual and not loss <= SPIKE * usual):
+        is_bad = usual == usual and not loss <= SPIKE * usual
+        if "skipped" not in record and self._loss.begins(loss, bad=is_bad):
             found["loss_alert"] = f"step {step}: loss {loss:.3f}, more than twice the usual {usual:.3f}"
         speed, usual = record["tokens_per_second"], self._speed.usual.value
         if self._speed.begins(speed, bad=speed < SLOW * usual):

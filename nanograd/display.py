@@ -25,7 +25,7 @@ class TrainingDisplay:
 
         self.console, self.steps, self._bytes_per_token = terminal.console(), steps, bytes_per_token
         self._record: Mapping[str, Any] = {"step": 0}
-        self._smoothed, self._val_loss = RunningMean(), float("nan")
+        self._smoothed, self._val_loss, self._skipped = RunningMean(), float("nan"), 0
         self._printed, self._first = time.monotonic(), (0, 0.0)  # step and time from which speed is measured
         live = {"console": self.console, "refresh_per_second": PER_SECOND, "transient": True}
         self._live = Live(get_renderable=self._table, **live) if self.console.is_terminal else None
@@ -41,13 +41,13 @@ class TrainingDisplay:
         if self._live:
             self._live.stop()
 
-    def update(self, record: Mapping[str, Any], *, val_loss: float | None) -> None:
-        """A step's line of metrics.jsonl; `val_loss` is the last one measured."""
+    def update(self, record: Mapping[str, Any], *, val_loss: float | None, skipped: int = 0) -> None:
+        """A step's line of metrics.jsonl; `val_loss` is the last one measured, `skipped` the steps not taken so far."""
         now = time.monotonic()
         if not self._record["step"]:
             self._first = record["step"], now  # without the first step, which loads and warms up
-        self._record = record
-        if record["loss"] is not None and math.isfinite(record["loss"]):
+        self._record, self._skipped = record, skipped
+        if "skipped" not in record and record["loss"] is not None and math.isfinite(record["loss"]):
             self._smoothed.add(record["loss"])
         self._val_loss = float("nan") if val_loss is None else val_loss
         if not self._live and now - self._printed >= BETWEEN_LINES:
@@ -59,7 +59,7 @@ class TrainingDisplay:
         self.console.print(text, markup=False, soft_wrap=self._live is None)
 
     def figures(self) -> dict[str, str]:
-        """What there is to see, by name; a dash for what isn't known yet."""
+        """What there is to see, by name; a dash for what isn't known yet. Skipped steps show once there are any."""
         known = self._record
         return {
             "loss": _number(known.get("loss"), ".3f"),
@@ -70,20 +70,22 @@ class TrainingDisplay:
             "tokens/s": _number(known.get("tokens_per_second"), ",.0f"),
             "memory": f"{terminal.peak_memory_mb():,.0f} MB",
             "ETA": self._remaining(),
+            **({"skipped": str(self._skipped)} if self._skipped else {}),
         }
 
     def _line(self) -> str:
         found = self.figures()
         names = {"validation": "val", "gradient": "grad"}
         said = [f"{names.get(name, name)} {found[name]}" for name in list(found)[:5]]
-        return "  ".join([*said, f"{found['tokens/s']} tok/s", found["memory"], f"ETA {found['ETA']}"])
+        skipped = [f"skipped {self._skipped}"] if self._skipped else []
+        return "  ".join([*said, f"{found['tokens/s']} tok/s", found["memory"], f"ETA {found['ETA']}", *skipped])
 
     def _table(self) -> Any:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         step, found = self._record["step"], list(self.figures().items())
-        at_once = len(found) if self.console.width >= WIDTH else len(found) // 2
+        at_once = len(found) if self.console.width >= WIDTH else -(-len(found) // 2)
         progress, whole = Table.grid(padding=(0, 2)), Table.grid()
         progress.add_row(
             f"step {step:,}/{self.steps:,}", ProgressBar(total=self.steps, completed=step, width=WIDTH // 2)

@@ -68,7 +68,7 @@ class EventFile:
 
         found = {tag: record[key] for key, tag in TAGS.items() if record.get(key) is not None}
         known = [{"tag": tag, "simple_value": x} for tag, x in found.items() if math.isfinite(x)]
-        alerts = [text("alerts", record[key]) for key in ("loss_alert", "speed_alert") if key in record]
+        alerts = [text("alerts", record[key]) for key in ("loss_alert", "speed_alert", "skipped") if key in record]
         for summary in (Summary(value=known), *alerts):
             self._write(step=record["step"], summary=summary)
 

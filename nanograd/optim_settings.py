@@ -65,6 +65,10 @@ class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """step each parameter inside backward and free its gradient at once: less memory; needs --clip-norm 0"""
     clip_norm: AtLeast0 = 1.0
     """longest gradient, as a norm over all parameters (0: no limit)"""
+    max_bad_steps: Annotated[int, msgspec.Meta(ge=1)] = 5
+    """steps in a row whose loss or gradient is infinite or NaN before training stops; until then they are skipped"""
+    skip_spikes: bool = False
+    """skip a step whose loss or gradient is more than 6 standard deviations above the mean of the last 128 steps"""
     label_smoothing: Share = 0.0
     """share of each target spread over the whole vocabulary"""
     z_loss: AtLeast0 = 0.0
@@ -73,7 +77,8 @@ class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def resolved(self, *, accumulate: int) -> "OptimConfig":
         """The same settings with every option that belongs to optimizer and schedule filled in.
 
-        Raises ValueError for an option of another one, and where fuse_optimizer meets clipping or accumulation.
+        Raises ValueError for an option of another one, and where fuse_optimizer meets clipping, accumulation or
+        skip_spikes.
         """
         values = {}
         for choice, name, options in (
@@ -92,6 +97,8 @@ class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("--fuse-optimizer can't clip by the norm of all gradients: give --clip-norm 0")
         if self.fuse_optimizer and accumulate > 1:
             raise ValueError("--fuse-optimizer can't add up gradients: give --accumulate 1 and a larger --batch-size")
+        if self.fuse_optimizer and self.skip_spikes:
+            raise ValueError("--skip-spikes needs the whole gradient before the step: give --no-fuse-optimizer")
         return msgspec.structs.replace(self, **values)
 
 

@@ -5,6 +5,7 @@ holds the model, its tokenizer, metrics.jsonl and loss.png; `python -m nanograd.
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nanograd import backend, kernels, terminal
+from nanograd import backend, bad_step, kernels, terminal
 from nanograd.alerts import Alerts
 from nanograd.config import from_command_line, peek, to_toml
 from nanograd.display import TrainingDisplay
@@ -33,7 +34,7 @@ from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
 from nanograd.settings import PRESETS, TrainConfig, check_frozen
 from nanograd.train_report import announce_memory, describe, summarize
-from nanograd.trainer import DivergedError, Trainer
+from nanograd.trainer import BadStep, DivergedError, Trainer
 from nanograd.warm_up import compiled_kernels
 from pre_process.files import write_atomic
 
@@ -140,13 +141,36 @@ class Run:
         return self.stop.exit_code
 
     def _step(self, step: int) -> dict[str, Any]:
-        """One optimizer step; its line of metrics.jsonl, as far as it is known. Raises ValueError if it diverged."""
+        """One optimizer step; its line of metrics.jsonl, as far as it is known. Raises DivergedError."""
         try:
-            record = self.trainer.step(step)
+            return {**self.trainer.step(step), "seconds": self._seconds()}
         except DivergedError as error:
-            saved = self.writer.saved_step
-            raise ValueError(f"{error}; {self.out} keeps the model of step {saved}" if saved else str(error)) from None
-        return {**record, "seconds": self._seconds()}
+            raise DivergedError(f"{error}; {self._kept()}") from None
+
+    def _kept(self) -> str:
+        self.writer.wait()
+        saved = self.writer.saved_step
+        return f"{self.out} keeps the model of step {saved}" if saved else "no checkpoint was due yet"
+
+    def _tell_skipped(self, bad: BadStep) -> None:
+        """Say why a step was not taken and, of the first in a row, where it went bad; end the run if that goes on.
+
+        Raises DivergedError, once metrics.jsonl has the step.
+        """
+        guard, line = self.trainer.guard, f"step {bad.step} skipped, {bad.why}"
+        if guard.gives_up or guard.state.in_a_row == 1:
+            found = bad_step.explain(bad, self.trainer)
+            line += f"; {found}"
+            bad_step.keep(self.out / bad_step.FOLDER, bad, self.trainer, found=found, settings=self._settings())
+        log.info("%s", line)
+        if guard.gives_up:
+            self.metrics.write(self.record)
+            self.events.add(self.record)
+            raise DivergedError(
+                f"training diverged at step {bad.step}, {bad.why}, {guard.state.in_a_row} bad steps in a row; {found}; "
+                f"{self._kept()}, and {self.out / bad_step.FOLDER} repeats this step: give a lower --lr"
+            )
+        self.display.print(line)
 
     def _seconds(self) -> float:
         """Since the run began, without the time between its parts."""
@@ -182,6 +206,8 @@ class Run:
         record, config = self.record, self.config
         step, last = record["step"], record["step"] == config.steps
         improved = False
+        if self.trainer.bad_step:
+            self._tell_skipped(self.trainer.bad_step)
         if step % config.eval_every == 0 or last:
             try:
                 improved = self._validate()
@@ -198,9 +224,10 @@ class Run:
             self.save()
         if "val_loss" in record:
             self._draw()
-        if not self.stop.exit_code and (last or (config.sample_every and step % config.sample_every == 0)):
+        wanted = last or (config.sample_every and step % config.sample_every == 0)
+        if wanted and not self.stop.exit_code and not self.trainer.guard.state.in_a_row:
             self.display.print(f"step {step}: {self.trainer.sample(step, self.stop)}")
-        self.display.update(record, val_loss=self.val_loss)
+        self.display.update(record, val_loss=self.val_loss, skipped=self.trainer.guard.state.skipped)
 
     def _alert(self) -> None:
         """Say what has become unusual with this step, and have it saved: whoever looks into it finds the model."""
@@ -224,16 +251,21 @@ class Run:
             loss = mean_loss(self.trainer.model, batches, self.config.device)
         self.record |= {"val_loss": loss, "unigram_loss": self.trainer.unigram_loss}
         self.val_loss = loss
-        improved = self.best_val_loss is None or loss < self.best_val_loss
+        improved = loss < (math.inf if self.best_val_loss is None else self.best_val_loss)
         self.best_val_loss = loss if improved else self.best_val_loss
         return improved
 
     def _checkpoint_due(self, step: int) -> bool:
+        """While steps are no numbers it is put off: that may be the weights' fault, and older ones would have to go."""
         config = self.config
         asked, self.stop.save_wanted = self.stop.save_wanted, False
         regular = step % (config.checkpoint_every or config.eval_every) == 0
         for_good = bool(config.keep_every) and step % config.keep_every == 0
-        return asked or regular or for_good or step in (config.steps, config.pause_at)
+        due = asked or regular or for_good
+        if step not in (config.steps, config.pause_at) and self.trainer.guard.state.in_a_row:
+            self.stop.save_wanted = due
+            return False
+        return due or step in (config.steps, config.pause_at)
 
     def save(self) -> None:
         """Have a checkpoint written of how things are now: only the copy is waited for, unless one is being written."""
@@ -249,6 +281,7 @@ class Run:
             metrics_bytes=self.metrics.position,
             val_loss=self.val_loss,
             best_val_loss=self.best_val_loss,
+            guard=self.trainer.guard.state,
             made_with=environment(),
         )
         self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))

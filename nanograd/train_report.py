@@ -64,7 +64,9 @@ def summarize(
     val_loss  the last one measured, if one was
     """
     rows = {
-        "training loss": f"{record['loss']:.4f} nats per token (last step)",
+        "training loss": "the last step was skipped"
+        if record["loss"] is None
+        else f"{record['loss']:.4f} nats per token (last step)",
         "validation loss": _validation(val_loss, bytes_per_token),
         "unigram model": f"{unigram_loss:.4f} nats per token (knows only how often each token occurs)",
         "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "

@@ -6,10 +6,10 @@ Nothing here writes a file, except to the log: that is nanograd/train.py's part.
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from nanograd import random, terminal
 from nanograd.data import NO_TARGET, Batch, Prefetch
 from nanograd.data.opening import training_batches, validation_set
 from nanograd.generate import generate
+from nanograd.guard import Guard
 from nanograd.io.arrays import read_arrays
 from nanograd.io.checkpoint import WEIGHTS
 from nanograd.io.training_state import OPTIMIZER, RAW_WEIGHTS, Arrays, TrainingState
@@ -26,6 +27,7 @@ from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientE
 from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.prepare import Prepared
 from nanograd.settings import TrainConfig
+from nanograd.tensor import Tensor
 from nanograd.watch import part
 
 log = logging.getLogger(__name__)
@@ -35,11 +37,22 @@ class DivergedError(ValueError):
     """Loss or gradient are no numbers any more: one line that says at which step and what to do."""
 
 
+class BadStep(NamedTuple):
+    """A step that was not taken: why, and what is needed to compute its loss again."""
+
+    step: int
+    why: str
+    batches: Sequence[Batch]
+    dropout_calls: int  # before it
+
+
 class Trainer:
     """Model, optimizer and place in the data of one run.
 
     next_batch  number of the next micro-batch: with the seed it says which tokens that holds
     tokens      targets learned from so far
+    guard       looks at each step before it is taken
+    bad_step    the last step, if it was not taken
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
@@ -64,6 +77,8 @@ class Trainer:
         targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
         self.unigram_loss = prepared.unigram_loss(targets[targets != NO_TARGET])
         self.next_batch = self.tokens = 0
+        self.guard = Guard(max_bad_steps=config.optim.max_bad_steps, skip_spikes=config.optim.skip_spikes)
+        self.bad_step: BadStep | None = None
 
     def snapshot(self) -> Arrays:
         """File name → the arrays it will hold, each copied: what a step waits for when a run is saved.
@@ -90,7 +105,7 @@ class Trainer:
         self.model.load_state_dict(read_arrays(raw if raw.exists() else checkpoint / WEIGHTS))
         self.optimizer.load_state_dict(read_arrays(checkpoint / OPTIMIZER))
         self.model.dropout_keys.calls = state.dropout_calls
-        self.next_batch, self.tokens = state.next_batch, state.tokens
+        self.next_batch, self.tokens, self.guard.state = state.next_batch, state.tokens, state.guard
 
     def describe_parameters(self) -> str:
         """How many numbers are learned, and how many are not."""
@@ -99,57 +114,74 @@ class Trainer:
         return learned + frozen
 
     def step(self, step: int) -> dict[str, Any]:
-        """One optimizer step; what metrics.jsonl says about it. Raises DivergedError."""
-        config, started = self.config, time.perf_counter()
+        """One optimizer step, unless loss or gradient forbid it; what metrics.jsonl says about it.
+
+        Raises DivergedError where an optimizer that is fused into backward meets a gradient that is no number.
+        """
+        config, started, calls = self.config, time.perf_counter(), self.model.dropout_keys.calls
         batches = [self._batch() for _ in range(config.accumulate)]
         tokens = sum(batch.n_targets for batch in batches)
         lr = learning_rate_of(config.optim, step - 1, config.steps)
-        loss, grad_norm = self._update(step, batches, lr)
-        self.tokens += tokens
+        loss, grad_norm, why = self._update(step, batches, lr)
+        self.bad_step = BadStep(step, why, batches, calls) if why else None
+        self.tokens += 0 if why else tokens
         seconds = time.perf_counter() - started
-        return {
+        record = {
             "step": step,
-            "loss": loss,
+            "loss": loss if math.isfinite(loss) else None,  # as JSON has it
             "lr": lr,
-            "grad_norm": grad_norm,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens": self.tokens,
             "tokens_per_second": tokens / seconds,
         }
+        return {**record, "skipped": why, "skipped_steps": self.guard.state.skipped} if why else record
 
-    def _update(self, step: int, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
-        """Backward over all micro-batches, and the optimizer. Returns loss and length of the gradient."""
-        tokens, loss = sum(batch.n_targets for batch in batches), math.nan
-        try:
-            if self.fused is not None:
-                with self.fused.step(lr):
-                    loss = self.backward(batches[0], share=1.0)
-                return loss, self.fused.norm
-            loss = sum(self.backward(batch, share=batch.n_targets / tokens) for batch in batches)
-            with part("gradient norm"):
+    def _update(self, step: int, batches: Sequence[Batch], lr: float) -> tuple[float, float, str]:
+        """Backward over all micro-batches, and the optimizer. Returns loss, length of the gradient, why it was skipped.
+
+        Of a step that is skipped nothing stays but the zeros that gradients begin with.
+        """
+        if self.fused is not None:
+            return self._fused_update(self.fused, step, batches, lr)
+        loss = 0.0
+        for share in shares_of_loss(self.model, batches, self.config):
+            share.backward()
+            loss += float(share.item())
+        with part("gradient norm"):
+            try:
                 grad_norm, scale = clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
-        except NonFiniteGradientError as error:
-            why = str(error) if self.fused else f"loss {loss}"
-            raise DivergedError(f"training diverged at step {step}, {why}: give a lower --lr") from None
+            except NonFiniteGradientError as error:
+                grad_norm, scale = error.norm, 1.0
+        if why := self.guard.check(loss, grad_norm, scale=scale):
+            self.parameters.zero_grad()
+            return loss, grad_norm, why
         with part("optimizer"):
             self.optimizer.step(lr, scale=scale, zero_grad=True)
-        return loss, grad_norm
+        return loss, grad_norm, ""
+
+    def _fused_update(
+        self, fused: FusedIntoBackward, step: int, batches: Sequence[Batch], lr: float
+    ) -> tuple[float, float, str]:
+        """The loss is looked at before backward; a gradient comes when others have been used, and can't be skipped."""
+        (share,) = shares_of_loss(self.model, batches, self.config)
+        loss = float(share.item())
+        if why := self.guard.check(loss, 0.0):
+            return loss, math.nan, why
+        try:
+            with fused.step(lr):
+                share.backward()
+        except NonFiniteGradientError as error:
+            raise DivergedError(
+                f"training diverged at step {step}, {error}: inside --fuse-optimizer a step can't be skipped once it "
+                "has begun; --resume --resume-changed --no-fuse-optimizer can, or give a lower --lr"
+            ) from None
+        return loss, fused.norm, ""
 
     def _batch(self) -> Batch:
         with part("data"):
             batch = self.batches.batch(self.next_batch)
         self.next_batch += 1
         return batch
-
-    def backward(self, batch: Batch, *, share: float) -> float:
-        """Add one micro-batch's share to the gradients; returns its share of the loss."""
-        optim = self.config.optim
-        with part("forward"):
-            loss = self.model.loss(
-                **batch.on(self.config.device), label_smoothing=optim.label_smoothing, z_loss=optim.z_loss
-            )
-            loss = loss * share
-        loss.backward()
-        return float(loss.item())
 
     def sample(self, step: int, stop: terminal.StopSignal) -> str:
         """What the model says now; drawn from a stream of its own, so sampling never changes the training.
@@ -173,6 +205,17 @@ class Trainer:
         text = tokenizer.decode(np.array([*prompt[1:], *ids]))
         log.info("step %d, sample: %s", step, text)
         return text
+
+
+def shares_of_loss(model: DecoderLM, batches: Sequence[Batch], config: TrainConfig) -> Iterator[Tensor]:
+    """Of each micro-batch of a step, its share of the step's loss: one by one, as backward frees what each holds."""
+    tokens, optim = sum(batch.n_targets for batch in batches), config.optim
+    for batch in batches:
+        with part("forward"):
+            inputs = batch.on(config.device)
+            loss = model.loss(**inputs, label_smoothing=optim.label_smoothing, z_loss=optim.z_loss)
+            share = loss * (batch.n_targets / tokens)
+        yield share
 
 
 def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

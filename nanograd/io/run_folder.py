@@ -90,12 +90,15 @@ def clean_up(run: Path) -> None:
     for name in REPLACED:
         for hidden in run.glob(f".{name}.*"):
             hidden.unlink()
+    for hidden in run.glob(".bad-step.*"):
+        shutil.rmtree(hidden)
 
 
 def _delete(run: Path, names: Iterable[str]) -> None:
     for name in names:
         (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    for folder in ("tensorboard", "bad-step"):
+        shutil.rmtree(run / folder, ignore_errors=True)
 
 
 def forget_unsaved(run: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from nanograd.guard import GuardState
 from nanograd.io.arrays import write_arrays
 from nanograd.io.checkpoint import CheckpointError
 from pre_process.files import write_atomic
@@ -30,6 +31,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     is_recorded    False: a signal cut its evaluation short, so it is not in metrics.jsonl yet, and is evaluated again
     metrics_bytes  length of metrics.jsonl
     val_loss       the last one measured; best_val_loss: the lowest
+    guard          steps that were skipped, and what the next one is measured by
     """
 
     step: int
@@ -43,6 +45,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     val_loss: float | None
     best_val_loss: float | None
     made_with: dict[str, str | int]
+    guard: GuardState = GuardState()
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,19 @@ from nanograd.backend import Array
 from nanograd.optim.compiled import compiled
 from nanograd.optim.flat import FlatParameters
 
+LONGEST = float(np.finfo(np.float32).max) ** 0.5  # 1.8·10¹⁹: the square of a longer gradient is infinite in float32
 ROW = 1024  # squares are summed in the gradients' dtype inside a row, in float64 over rows
 
 
 class NonFiniteGradientError(ArithmeticError):
-    """The gradient holds an infinity or a NaN: the step must not be taken. `norm` says which."""
+    """The gradient holds an infinity or a NaN: the step must not be taken. `norm` says which, `name` whose it is."""
 
-    def __init__(self, norm: float) -> None:
-        super().__init__(f"the gradient's norm is {norm}: lower the learning rate, or skip this batch")
+    def __init__(self, norm: float, name: str = "") -> None:
+        super().__init__(
+            f"the gradient of {name} has the norm {norm:.2g}"
+            if name
+            else f"the gradient's norm is {norm}: lower the learning rate, or skip this batch"
+        )
         self.norm = norm
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from nanograd import backend
 from nanograd.nn.module import Parameter
-from nanograd.optim.clip import NonFiniteGradientError, sum_of_squares
+from nanograd.optim.clip import LONGEST, NonFiniteGradientError, sum_of_squares
 from nanograd.optim.optimizer import Optimizer
 
 
@@ -44,8 +44,8 @@ class FusedIntoBackward:
     def step(self, lr: float) -> Iterator[None]:
         """One backward inside this block is one step. A parameter that it does not reach has the gradient 0.
 
-        Raises NonFiniteGradientError out of that backward at the first gradient that is no number; parameters above it
-        have had their step already, the others stay as they are.
+        Raises NonFiniteGradientError out of that backward at the first gradient that is no number, or whose square is
+        none; parameters above it have had their step already, the others stay as they are.
         """
         self.optimizer.begin()
         self._lr, self._waiting, self._squares = lr, dict(self.optimizer.flat.named), 0.0
@@ -70,8 +70,8 @@ class FusedIntoBackward:
             raise RuntimeError(f"{name} had its step already: one backward a step, no parameter also outside recompute")
         squares = sum_of_squares(parameter.grad.reshape(-1))
         self._squares += squares
-        if not math.isfinite(squares):
-            raise NonFiniteGradientError(math.sqrt(squares))
+        if not math.sqrt(squares) <= LONGEST:
+            raise NonFiniteGradientError(math.sqrt(squares), name)
         self.optimizer.update_parameter(name, parameter.grad, self._lr)
         del self._waiting[name]
         parameter.grad = None

@@ -40,7 +40,10 @@ from tests.nanograd.small_runs import SMALL, fails, records
         (["--device", "tpu"], "device 'tpu' is unknown"),
         (["--vocab-size", "100"], "100"),
         (["--batch-size", "99999999"], "not enough memory: this needs about"),
-        (["--lr", "1e30", "--clip-norm", "0"], "diverged at step 2, loss nan: give a lower --lr"),
+        (
+            ["--lr", "1e30", "--clip-norm", "0"],
+            "diverged at step 6, loss nan, 5 bad steps in a row; first not finite",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path, capsys, extra, message):
