@@ -65,7 +65,7 @@ class OptimConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """step each parameter inside backward and free its gradient at once: less memory; needs --clip-norm 0"""
     clip_norm: AtLeast0 = 1.0
     """longest gradient, as a norm over all parameters (0: no limit)"""
-    max_bad_steps: Annotated[int, msgspec.Meta(ge=1)] = 5
+    max_bad_steps: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] = 5
     """steps in a row whose loss or gradient is infinite or NaN before training stops; until then they are skipped"""
     skip_spikes: bool = False
     """skip a step whose loss or gradient is more than 6 standard deviations above the mean of the last 128 steps"""
