@@ -18,9 +18,12 @@ log = logging.getLogger(__name__)
 FREE = {
     "config", "out", "profile", "dry_run", "resume", "resume_changed", "pause_at", "on_save_error",
     "checkpoint_every", "keep", "keep_every", "sample_every", "sample_prompt", "sample_tokens", "text.cache",
-    "loader.prefetch", "tensorboard", "optim.max_bad_steps",
+    "loader.prefetch", "tensorboard", "optim.max_bad_steps", "data", "pre_process",
 }  # fmt: skip
-"""Settings that change nothing of what is computed: a resumed run may have others."""
+"""Settings that change nothing of what is computed: a resumed run may have others.
+
+Text and tokenizer are compared by their hashes, in `check_data`: they may lie elsewhere by now.
+"""
 
 
 class Earlier(NamedTuple):
@@ -39,7 +42,7 @@ def earlier_run(mode: str | None, out: str | None) -> Iterator[Earlier | None]:
 
     Raises ValueError if there is nothing to resume, another process trains there, or every checkpoint is damaged.
     """
-    if mode is None:
+    if mode in (None, "None"):  # the word takes a setting back, as it does everywhere
         yield None
         return
     if out is None:

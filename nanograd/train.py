@@ -17,7 +17,7 @@ import numpy as np
 
 from nanograd import backend, bad_step, kernels, terminal
 from nanograd.alerts import Alerts
-from nanograd.config import from_command_line, peek, to_toml
+from nanograd.config import ConfigError, from_command_line, peek, to_toml
 from nanograd.display import TrainingDisplay
 from nanograd.evaluation import mean_loss
 from nanograd.event_file import EventFile, check_installed
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare=BARE, base=base)
         config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
         check_frozen(config)
+        if config.resume and asked["resume"] is None:
+            raise ConfigError("--resume belongs on the command line: a file of settings makes any number of runs")
         backend.check_device(config.device)
         kernels.check_matmul_precision(config.matmul_precision, config.device)
         if config.tensorboard:

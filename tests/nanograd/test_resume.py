@@ -103,16 +103,23 @@ def test_other_data_or_another_tokenizer_is_refused(flags, in_one_go, tmp_path, 
     shutil.copytree(in_one_go, out)
     texts = tmp_path / "texts"
     shutil.copytree(flags[flags.index("--data") + 1], texts)
-    argv = ["--resume", "--out", str(out), "--data", str(texts), "--resume-changed"]
+    argv = ["--resume", "--out", str(out), "--data", str(texts)]
     assert terminal.run(train.main, argv) == 0, "the same text elsewhere is the same data"
     (texts / "00.txt").write_text("quite other words, jumping, zigzagging " * 50)
-    fails(train.main, argv, "trained with another tokenizer", capsys)
+    fails(train.main, [*argv, "--resume-changed"], "trained with another tokenizer", capsys)
+
+
+def test_resume_none_is_not_to_resume(flags, in_one_go, capsys):
+    fails(train.main, [*flags, "--resume=None", "--out", str(in_one_go)], "is there already and not empty", capsys)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume_but_auto_starts_afresh(flags, in_one_go, tmp_path, capsys):
     out = tmp_path / "run"
     fails(train.main, ["--resume", *flags], "--resume needs --out", capsys)
     fails(train.main, ["--resume", "--out", str(out)], "is not a folder", capsys)
+    settings = tmp_path / "settings.toml"
+    settings.write_text('resume = "newest"\n')
+    fails(train.main, [*flags, "--config", str(settings), "--out", str(out)], "--resume belongs on the command", capsys)
     out.mkdir()
     fails(train.main, ["--resume", "--out", str(out)], "holds no checkpoint", capsys)
     for name in (
