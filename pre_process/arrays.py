@@ -25,7 +25,11 @@ def open_array(path: str | Path) -> np.ndarray:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ArrayFileError(f"{path} is missing") from None
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise ArrayFileError(f"{path} can't be read ({error.strerror or error})") from None
+    except (ValueError, EOFError) as error:
+        if "pickle" in str(error):  # NumPy's guess about any file that it doesn't know
+            raise ArrayFileError(f"{path} is damaged or not a .npy file") from None
         raise ArrayFileError(f"{path} is damaged or not a .npy file ({error})") from None
     return array
 

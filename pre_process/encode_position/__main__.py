@@ -14,6 +14,8 @@ from pre_process.encode_position.rotary_scaling import Kind, Scaling
 from pre_process.encode_position.sinusoidal import load_positions
 from pre_process.terminal import run_command
 
+_LARGEST = 1e12  # on an axis
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, see `run_command`."""
@@ -36,8 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     rotary.add_argument("--d-head", type=int, default=32, metavar="D", help="width of a head (32)")
     rotary.add_argument("--base", type=float, default=10_000.0, metavar="X", help="the slowest hand's (10000)")
     rotary.add_argument("--scaling", choices=get_args(Kind), default="none", help="for longer contexts (none)")
-    rotary.add_argument("--factor", type=float, default=4.0, metavar="X", help="of the scaling (4)")
-    rotary.add_argument("--original-context", type=int, default=128, metavar="T", help="trained on (128)")
+    rotary.add_argument("--factor", type=float, metavar="X", help="of the scaling (4)")
+    rotary.add_argument("--original-context", type=int, metavar="T", help="trained on (128)")
     alibi = _add_kind(kinds, "alibi", "what scores lose by distance, head by head")
     alibi.add_argument("--heads", type=int, default=8, metavar="H", help="attention heads (8)")
     alibi.add_argument("--context-length", type=int, default=64, metavar="T", help="positions (64)")
@@ -69,8 +71,22 @@ def _draw(a: argparse.Namespace) -> None:
     elif a.kind == "alibi":
         draw_alibi(a.out, n_heads=a.heads, context_length=_at_least(a.context_length, 2))
     else:
-        scaling = None if a.scaling == "none" else Scaling(a.scaling, a.factor, a.original_context)
-        draw_rotary(a.out, d_head=a.d_head, base=a.base, scaling=scaling)
+        draw_rotary(a.out, d_head=a.d_head, base=_at_most("base", a.base), scaling=_scaling(a))
+
+
+def _scaling(a: argparse.Namespace) -> Scaling | None:
+    if a.scaling == "none":
+        if a.factor is not None or a.original_context is not None:
+            raise ValueError("--factor and --original-context belong to a --scaling: name one")
+        return None
+    factor = 4.0 if a.factor is None else _at_most("factor", a.factor)
+    return Scaling(a.scaling, factor, 128 if a.original_context is None else a.original_context)
+
+
+def _at_most(name: str, number: float) -> float:
+    if not number <= _LARGEST:
+        raise ValueError(f"--{name} {number}: a picture has room for numbers up to {_LARGEST:g}")
+    return number
 
 
 def _at_least(positions: int, least: int) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DISTANT = "#1f5fa8"  # the colour of lines
+_LINES = 16  # that can be told apart
 
 
 def draw_sinusoidal(path: str | Path, *, context_length: int = 128, d_model: int = 64) -> None:
@@ -31,7 +32,7 @@ def draw_sinusoidal(path: str | Path, *, context_length: int = 128, d_model: int
     )
     middle.legend(loc="upper center", ncols=4, fontsize=7)
     right.plot(table @ table[context_length // 2] / (d_model / 2), color=DISTANT)
-    right.set(title="how alike two rows are: by distance alone", xlabel="position", ylabel="cosine with the middle row")
+    right.set(title="how alike two rows are, by distance", xlabel="position", ylabel="cosine with the middle row")
     _save(figure, path)
 
 
@@ -138,8 +139,8 @@ def _draw_decay(axes: Any, d_head: int, theta: np.ndarray, label: str, colour: s
 
 
 def _draw_weights(axes: Any, slopes: tuple[float, ...], context_length: int) -> None:
-    """exp(−slope · distance), a line for each head."""
-    distance = np.arange(context_length)
+    """exp(−slope · distance), a line for each head, or for every so many of them."""
+    distance, slopes = np.arange(context_length), slopes[:: -(-len(slopes) // _LINES)]
     for slope, colour in zip(slopes, _shades(len(slopes)), strict=True):
         axes.plot(distance, np.exp(-slope * distance), color=colour, label=f"{slope:.2g}")
     axes.set(title="weight left to a key, exp(−m · distance)", xlabel="distance", ylabel="of a key of equal score")

@@ -25,8 +25,8 @@ Layout = Literal["halves", "pairs"]
 
 def frequencies(d_head: int, *, base: float = 10_000.0) -> np.ndarray:
     """(D/2,) float64: θᵢ, radians per position, from 1 down to nearly 1/base. Raises ValueError for an odd width."""
-    if d_head < 2 or d_head % 2 or not base > 0:
-        raise ValueError(f"need an even d_head >= 2 and a base above 0, not {d_head} and {base}")
+    if d_head < 2 or d_head % 2 or not 0 < base < np.inf:
+        raise ValueError(f"need an even d_head >= 2 and a finite base above 0, not {d_head} and {base}")
     theta: np.ndarray = base ** (np.arange(0, d_head, 2) / -d_head)
     return theta
 

@@ -23,6 +23,7 @@ pytest.importorskip("matplotlib", reason="draws the pictures")
         "rotary --scaling yarn --factor 8 --original-context 64",
         "rotary --scaling dynamic",
         "alibi --heads 12",
+        pytest.param("alibi --heads 1000", marks=pytest.mark.filterwarnings("error")),
         "alibi --heads 1 --context-length 2",
         "all",
     ],
@@ -46,18 +47,26 @@ def test_learned_positions_of_a_model(tmp_path: Path) -> None:
     [
         ("sinusoidal --d-model 3", "error: need context_length >= 0 and an even d_model >= 2, not 128 and 3"),
         ("sinusoidal --context-length 1", "error: --context-length 1: a picture needs 2 positions"),
-        ("rotary --d-head 5", "error: need an even d_head >= 2 and a base above 0, not 5 and 10000.0"),
+        ("rotary --d-head 5", "error: need an even d_head >= 2 and a finite base above 0, not 5 and 10000.0"),
+        ("rotary --base inf", "error: --base inf: a picture has room for numbers up to 1e+12"),
+        ("rotary --base 1e308", "error: --base 1e+308: a picture has room"),
+        ("rotary --scaling yarn --factor inf", "error: --factor inf: a picture has room"),
+        ("rotary --scaling yarn --factor nan", "error: --factor nan: a picture has room"),
+        ("rotary --factor 8", "error: --factor and --original-context belong to a --scaling: name one"),
         ("rotary --scaling yarn --factor 0.5", "error: rotary scaling needs a factor >= 1"),
         ("alibi --heads 0", "error: need at least one head, not 0"),
         ("learned --table nowhere.npy", "error: nowhere.npy is missing"),
+        ("learned --table FOLDER", "error: FOLDER can't be read (Is a directory)"),
         ("learned --table nowhere.safetensors", "error: "),
     ],
 )
 def test_what_makes_no_picture(
     arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["draw", *arguments.split(), "--out", str(tmp_path / "p.png")]) == 2
-    said = capsys.readouterr().err
+    (tmp_path / "FOLDER").mkdir()
+    given = [str(tmp_path / word) if word == "FOLDER" else word for word in arguments.split()]
+    assert main(["draw", *given, "--out", str(tmp_path / "p.png")]) == 2
+    said = capsys.readouterr().err.replace(str(tmp_path / "FOLDER"), "FOLDER")
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "p.png").exists()
