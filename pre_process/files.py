@@ -41,6 +41,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file that becomes `path` in one step at the end, and vanishes on failure; as `write_atomic`."""
     path = Path(path)
+    check_replaceable(path)
     with hidden_name_as(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -55,6 +56,12 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OSError for a device or a pipe: for root, a rename would put a file in the place of /dev/null."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not an ordinary file, so it isn't replaced by one", str(path))
 
 
 @contextlib.contextmanager

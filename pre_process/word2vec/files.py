@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pre_process.arrays import load_array, save_array
-from pre_process.files import hidden_name_as
+from pre_process.files import check_replaceable, hidden_name_as
 from pre_process.tokenizer.byte_level import to_visible
 from pre_process.word2vec import word2vec_format
 from pre_process.word2vec.word_vectors import WordVectors
@@ -101,6 +101,7 @@ def check_writable(path: str | Path, suffixes: Sequence[str] = WORD_SUFFIXES) ->
         raise ValueError(f"{path}: the name must end with {' or '.join(suffixes)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")
+    check_replaceable(path)
     with hidden_name_as(path), tempfile.TemporaryFile(dir=path.parent):
         pass
 
