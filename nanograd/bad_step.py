@@ -85,7 +85,7 @@ def replay(folder: Path) -> str:
 
     Raises ValueError and OSError for a folder that is damaged, or something else.
     """
-    about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
+    about = _read_about(folder / ABOUT)
     config = from_preset(PRESETS, None, read_toml(folder / "config.toml"))
     backend.check_device(config.device)
     if config.device == "cpu":
@@ -98,6 +98,13 @@ def replay(folder: Path) -> str:
     model = _model(folder, config)
     with np.errstate(over="ignore", invalid="ignore"):
         return first_bad_layer(model, batches, about.dropout_calls, config)
+
+
+def _read_about(path: Path) -> About:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=About)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _given(batch: Batch) -> dict[str, np.ndarray]:

@@ -302,6 +302,7 @@ class Run:
             unigram_loss=self.trainer.unigram_loss,
             bytes_per_token=self.prepared.bytes_per_token(),
             parameters=self.trainer.describe_parameters(),
+            skipped=self.trainer.guard.state.skipped,
         )
 
 

@@ -57,11 +57,13 @@ def summarize(
     unigram_loss: float,
     bytes_per_token: float,
     parameters: str,
+    skipped: int,
 ) -> None:
     """A table of what was reached, and what to do next.
 
     record    the last line of metrics.jsonl
     val_loss  the last one measured, if one was
+    skipped   steps that were not taken
     """
     rows = {
         "training loss": "the last step was skipped"
@@ -71,6 +73,7 @@ def summarize(
         "unigram model": f"{unigram_loss:.4f} nats per token (knows only how often each token occurs)",
         "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
         f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
+        **({"skipped steps": f"{skipped:,}, marked in metrics.jsonl"} if skipped else {}),
         "parameters": parameters,
         "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
         "run folder": str(out),
