@@ -43,6 +43,13 @@ def test_what_is_no_number_is_a_spike():
     assert found(steps([4.0] * 50 + [None])) == [(51, "loss_alert")]
 
 
+def test_a_step_that_was_skipped_is_no_spike():
+    assert (
+        found([*steps([4.0] * 50), {"step": 51, "loss": None, "tokens_per_second": 1000.0, "skipped": "loss nan"}])
+        == []
+    )
+
+
 def test_slow_steps_are_told_once_there_are_several():
     one = [1000.0] * 50 + [600.0] * (IN_A_ROW - 1) + [1000.0] * 50
     assert found(steps([4.0] * len(one), one)) == []

@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from nanograd import bad_step, diagnosis, nn
+from nanograd import bad_step, diagnosis, nn, ops
 from nanograd.config import from_command_line, to_toml
 from nanograd.diagnosis import HARDWARE
 from nanograd.mixing import prepare_all
 from nanograd.models import DecoderLM
-from nanograd.optim import clip
+from nanograd.optim import clip, fused
 from nanograd.primitive import primitive
 from nanograd.settings import PRESETS
 from nanograd.terminal import progress_bar
@@ -95,7 +95,7 @@ def test_what_is_no_number_reaches_neither_weights_nor_means(make, monkeypatch, 
     for by in VALUES:
         with monkeypatch.context() as patch:
             spoil(where, by, patch, made)
-            before, place = all_that_learns(made), made.next_batch
+            before, place, learned = all_that_learns(made), made.next_batch, made.tokens
             record = made.step(3)
             after = all_that_learns(made)
         assert made.next_batch == place + 2, "the loader goes on"
@@ -105,6 +105,7 @@ def test_what_is_no_number_reaches_neither_weights_nor_means(make, monkeypatch, 
             assert re.match("loss|gradient norm", record["skipped"])
             assert made.bad_step.why == record["skipped"]
             assert same(before, after)
+            assert record["tokens"] == learned, "nothing was learned from it"
             assert not made.parameters.gradients.any()
         made.model.load_state_dict({k: x for k, x in start.items() if k in made.model.state_dict()})
         made.optimizer.load_state_dict({k: x for k, x in start.items() if k in made.optimizer.state_dict()})
@@ -113,7 +114,7 @@ def test_what_is_no_number_reaches_neither_weights_nor_means(make, monkeypatch, 
     assert not same(start, all_that_learns(made))
 
 
-@every("extra", [[], ["--clip-norm", "0", "--dropout", "0.1"], ["--recompute-blocks", "--accumulate", "3"]])
+@every("extra", ["", "--clip-norm 0 --dropout 0.1", "--recompute-blocks --accumulate 3 --dropout 0.1"])
 @every(
     ("where", "by", "found"),
     [
@@ -125,7 +126,7 @@ def test_what_is_no_number_reaches_neither_weights_nor_means(make, monkeypatch, 
     ],
 )
 def test_the_layer_that_went_bad_first_is_named_and_nothing_else_changes(make, monkeypatch, where, by, found, extra):
-    made = make(*extra)
+    made = make(*extra.split())
     spoil(where, by, monkeypatch, made)
     made.step(3)
     before, calls = all_that_learns(made), made.model.dropout_keys.calls
@@ -167,6 +168,7 @@ def test_a_fused_step_is_skipped_for_its_loss_and_ends_the_run_for_its_gradient(
 
 
 def test_a_fused_gradient_whose_square_is_infinite_reaches_no_mean(make, monkeypatch):
+    monkeypatch.setattr(fused, "sum_of_squares", lambda g: float((g.astype(np.float64) ** 2).sum()))
     made = make("--fuse-optimizer", "--clip-norm", "0")
     spoil("gradient", 1e28, monkeypatch, made)
     with pytest.raises(DivergedError, match="has the norm"):
@@ -183,3 +185,12 @@ def test_a_kept_step_goes_bad_again_in_the_same_place(make, tmp_path, extra):
     bad_step.save(tmp_path / "b", made.bad_step, made, found=found, settings=to_toml(made.config).encode())
     assert bad_step.replay(tmp_path / "b") == found
     assert found.startswith("first not finite: the output of blocks.1.mlp")
+
+
+def test_scores_that_are_hidden_are_not_suspected(make):
+    model, x = make().model, np.ones((2, 2), np.float32)
+    with diagnosis._Outputs(model) as outputs:
+        ops.where(x > 2, x, -math.inf)
+        assert outputs.first == ""
+        ops.mul(x, -math.inf)
+    assert outputs.first == "the output of DecoderLM (mul)"

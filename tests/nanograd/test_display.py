@@ -76,3 +76,13 @@ def test_a_loss_that_is_no_number_is_a_dash():
     shown = display.TrainingDisplay(10, bytes_per_token=2.0)
     shown.update({**RECORD, "loss": None, "grad_norm": float("nan")}, val_loss=float("nan"))
     assert [shown.figures()[name] for name in ("loss", "smoothed", "validation", "gradient")] == ["–"] * 4
+
+
+def test_skipped_steps_are_counted_and_their_loss_is_not(clock, capsys):
+    shown = display.TrainingDisplay(10, bytes_per_token=2.0)
+    shown.update(RECORD, val_loss=None)
+    assert "skipped" not in shown.figures()
+    clock[0] += 20
+    shown.update({**RECORD, "loss": 50.0, "skipped": "loss 50, …"}, val_loss=None, skipped=3)
+    assert (shown.figures()["smoothed"], shown.figures()["skipped"]) == ("1.500", "3")
+    assert capsys.readouterr().err.endswith(" skipped 3\n")

@@ -35,8 +35,11 @@ def test_a_record_becomes_scalars_and_what_is_no_number_is_left_out(tmp_path):
     with EventFile(tmp_path, wanted=True) as file:
         file.add({"step": 1, "loss": 2.5, "grad_norm": float("nan"), "tokens": 7})
         file.add({"step": 2, "loss": None, "val_loss": 2.25, "loss_alert": "step 2: too high"})
+        file.add({"step": 3, "loss": None, "skipped": "loss nan"})
     assert scalars(tmp_path) == [(1, "loss/training", 2.5), (2, "loss/validation", 2.25)]
-    assert [v.tag for e in events(tmp_path) for v in e.summary.value if v.HasField("tensor")] == ["alerts/text_summary"]
+    assert [v.tag for e in events(tmp_path) for v in e.summary.value if v.HasField("tensor")] == [
+        "alerts/text_summary"
+    ] * 2
 
 
 def test_a_resumed_run_tells_tensorboard_where_it_goes_on(tmp_path):

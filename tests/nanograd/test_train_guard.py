@@ -99,6 +99,14 @@ def test_weights_stay_as_they_were_while_steps_are_bad(flags, tmp_path, monkeypa
     assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0, "a finished run that ended in a bad step"
 
 
+def test_a_validation_that_is_no_number_is_not_the_best(flags, tmp_path, monkeypatch):
+    losses = iter([math.nan, 4.0, 5.0])
+    monkeypatch.setattr(train, "mean_loss", lambda *_: next(losses))
+    out = begin([*flags, "--steps", "15"], tmp_path / "x")
+    state = json.loads((all_checkpoints(out)[-1] / "state.json").read_text())
+    assert state["best_val_loss"] == 4.0
+
+
 def test_a_disk_that_is_full_is_no_reason_to_end_for_a_bad_step(flags, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "bad-step")
