@@ -145,9 +145,9 @@ PRESETS: dict[str, TrainConfig] = {
         optim=OptimConfig(lr=6e-4, warmup_steps=200),
     ),
     "speedrun": replace(
-        _tiny, preset="speedrun", model=MODEL_PRESETS["speedrun"], steps=300, batch_size=12, init="random",
+        _tiny, preset="speedrun", model=MODEL_PRESETS["speedrun"], steps=320, batch_size=24, init="random",
         eval_tokens=0, eval_every=50, sample_every=0, text=TextConfig(val_fraction=0.1),
-        optim=OptimConfig(optimizer="muon", lr=4e-3, muon_lr=7e-3, schedule="wsd", decay_share=0.8, warmup_steps=20),
+        optim=OptimConfig(optimizer="muon", lr=1e-2, muon_lr=2e-2, schedule="wsd", decay_share=0.8, warmup_steps=20),
     ),
     "psyduck-60m": replace(
         _tiny, preset="psyduck-60m", model=MODEL_PRESETS["psyduck-60m"], steps=10_000, batch_size=16,
