@@ -24,6 +24,7 @@ from nanograd.models import DecoderLM
 from nanograd.optim_settings import OptimConfig
 from nanograd.settings import MatmulPrecision, TrainConfig
 from nanograd.warm_up import compiled_kernels
+from pre_process.terminal import console
 from pre_process.tokenizer import Tokenizer
 
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
@@ -166,10 +167,9 @@ def _print(config: EvaluateConfig, text: Text, found: Figures, losses: Sequence[
         documents = [{**msgspec.to_builtins(d), "loss": d.loss, "bits_per_byte": d.bits_per_byte} for d in losses]
         print(msgspec.json.encode({**msgspec.to_builtins(found), "per_document": documents}).decode())
         return
-    from rich.console import Console
     from rich.table import Table
 
-    screen = Console(highlight=False, markup=False)
+    screen = console()
     total = Table("", "", title=f"{text.source} ({text.split})", show_header=False, title_justify="left")
     for name, value in (
         ("loss", f"{found.loss:.4f} nats per token"),

@@ -15,6 +15,7 @@ from pre_process.files import write_atomic
 from pre_process.fitting import TokenizerSettings, VectorSettings
 from pre_process.pre_process import Batch, PreProcess
 from pre_process.provenance import Settings, check_settings
+from pre_process.terminal import console
 from pre_process.token_files import write_tokens
 from pre_process.tokenizer import Tokenizer, open_tokenizer
 from pre_process.tokenizer.formats import TextTokenizer
@@ -74,14 +75,13 @@ def _check_new(folder: Path) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """A table of what made a folder and what is in it."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "", title=str(arguments.folder), show_header=False, title_justify="left")
     table.columns[1].overflow = "fold"
     for name, value in summary(PreProcess.load(arguments.folder)).items():
         table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)
 
 
 def summary(fitted: PreProcess) -> dict[str, str]:
@@ -124,7 +124,6 @@ def transform(arguments: argparse.Namespace) -> None:
 
 def _print_tokens(batch: Batch, tokenizer: TextTokenizer) -> None:
     """One row a real token: its text, its id, its position, the length of its vector."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("text", "position", "token", "id", "|vector|", title=f"vectors {batch.vectors.shape} float32")
@@ -132,7 +131,7 @@ def _print_tokens(batch: Batch, tokenizer: TextTokenizer) -> None:
         for position, (vector, token_id) in enumerate(zip(vectors[mask], ids[mask], strict=True)):
             token = repr(_shown(tokenizer, int(token_id)))
             table.add_row(str(row), str(position), token, str(token_id), f"{np.linalg.norm(vector):.3f}")
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)
 
 
 def _shown(tokenizer: TextTokenizer, token_id: int) -> str:
@@ -175,5 +174,5 @@ def _progress() -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    screen = Console(stderr=True)
+    return Progress(console=screen, transient=True, disable=not screen.is_terminal)

@@ -108,7 +108,9 @@ def read_provenance(folder: str | Path) -> Provenance:
         raise PreProcessError(
             f"{path} is missing: {path.parent} wasn't written by `python -m pre_process fit`"
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PreProcessError(f"{path} can't be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PreProcessError(f"{path} can't be read: {error}") from None
     for name, sha256 in provenance.files.items():
         _check_file(path.with_name(name), sha256)

@@ -57,6 +57,17 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             np.testing.assert_array_equal(saved[name], array)
 
 
+def test_what_rich_would_take_for_a_picture_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(":cat:.txt").write_text(TEXTS[0])
+    assert main(["fit", ":cat:.txt", "--out", "fitted", *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["show", "fitted"]) == 0
+    assert ":cat:.txt" in capsys.readouterr().out
+
+
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "a.txt"
     text.write_text(TEXTS[0])
