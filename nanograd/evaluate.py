@@ -120,7 +120,10 @@ def measure(config: EvaluateConfig, model: DecoderLM, tokenizer: Tokenizer) -> t
 
 def _as_on_card(config: EvaluateConfig, card: Card) -> EvaluateConfig:
     """The card's settings, on this run, device and, if it is named, this text."""
-    settings = msgspec.convert({**card.settings, "run": config.run, "device": config.device}, EvaluateConfig)
+    try:
+        settings = msgspec.convert({**card.settings, "run": config.run, "device": config.device}, EvaluateConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the settings on the card of {config.run} are none: {error}") from None
     return msgspec.structs.replace(settings, data=config.data or settings.data, check=True)
 
 

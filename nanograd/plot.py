@@ -193,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("name the run folder that nanograd.train printed, or several")
     if len(runs) > 1 and not config.out:
         raise ValueError("several runs in one picture: give --out FILE.png")
+    if config.out and Path(config.out).suffix.lower() != ".png":
+        raise ValueError(f"--out {config.out}: the picture is a PNG, so give a name that ends in .png")
     if len(runs) > 1 and config.attention:
         raise ValueError("--attention draws one run's model: name one run")
     print(draw_runs(runs, Path(config.out or runs[0] / "loss.png"), x=config.x))

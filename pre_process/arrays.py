@@ -1,11 +1,15 @@
 """NumPy arrays in .npy files: written in one step, refused in one line when damaged."""
 
 import io
+import tokenize
 from pathlib import Path
 
 import numpy as np
 
 from pre_process.files import write_atomic
+
+HEADER_FAULTS = ValueError, EOFError, OverflowError, TypeError, SyntaxError, tokenize.TokenError
+"""What NumPy raises for a header, which it reads as a Python expression, that a single flipped bit has changed."""
 
 
 class ArrayFileError(ValueError):
@@ -27,7 +31,7 @@ def open_array(path: str | Path) -> np.ndarray:
         raise ArrayFileError(f"{path} is missing") from None
     except OSError as error:
         raise ArrayFileError(f"{path} can't be read ({error.strerror or error})") from None
-    except (ValueError, EOFError) as error:
+    except HEADER_FAULTS as error:
         if "pickle" in str(error):  # NumPy's guess about any file that it doesn't know
             raise ArrayFileError(f"{path} is damaged or not a .npy file") from None
         raise ArrayFileError(f"{path} is damaged or not a .npy file ({error})") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pre_process.arrays import ArrayFileError
+from pre_process.arrays import HEADER_FAULTS, ArrayFileError
 from pre_process.bin_shards import DTYPE, HEADER_BYTES, bin_paths, count_tokens
 from pre_process.token_shards import TokenFileError, shard_path
 
@@ -109,7 +109,7 @@ def _open_npy(path: Path) -> ShardReader:
             offset = file.tell()
     except FileNotFoundError:
         raise TokenFileError(f"{path} is missing") from None
-    except ValueError as error:
+    except HEADER_FAULTS as error:
         raise TokenFileError(f"{path} is damaged or not a .npy file ({error})") from None
     if len(shape) != 1 or dtype.kind != "u" or dtype.itemsize not in (2, 4):
         raise TokenFileError(f"{path} holds {dtype} of shape {shape}, not a row of uint16 or uint32 ids")

@@ -77,8 +77,8 @@ def held(run: Path) -> Iterator[None]:
         raise ValueError(f"{run} is in use by {holder}: wait for it, stop it, or choose another --out") from None
     if earlier := path.read_text(errors="replace").strip():
         log.info("%s held this folder and died", earlier)
-    path.write_text(f"process {os.getpid()} on {platform.node()}\n")
     try:
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n")
         yield
     finally:
         path.unlink(missing_ok=True)

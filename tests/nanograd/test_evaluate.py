@@ -234,6 +234,7 @@ def test_a_card_that_is_none(frozen, capsys):
     for content, message in (
         (b"{}", "can't be read: Object missing required field"),
         (card.read_bytes().replace(b'"format_version": 1', b'"format_version": 9'), "has format 9"),
+        (card.read_bytes().replace(b'"split": "', b'"split": "no'), "the settings on the card"),
         (b"\xff", "can't be read"),
         (None, "holds no model_card.json"),
     ):

@@ -1,5 +1,6 @@
 """Token files read piece by piece, .bin shards there and back, what is said of files that are not what they were."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pre_process.arrays import ArrayFileError
+from pre_process.arrays import ArrayFileError, load_array
 from pre_process.bin_shards import HEADER_BYTES, MAGIC, count_tokens, open_bin, write_bin
 from pre_process.token_reader import open_reader
 from pre_process.token_shards import TokenFileError, holds_tokens, open_tokens, read_manifest
@@ -193,3 +194,28 @@ def test_what_a_folder_of_bin_shards_lacks_is_said(bin_folder):
     (bin_folder / "tokenizer.json").unlink()
     with pytest.raises(TokenFileError, match="put the one that made their ids there"):
         read_manifest(bin_folder)
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # Python has opinions about such expressions
+def test_any_flipped_bit_of_a_header_is_one_line_or_does_no_harm(tmp_path):
+    path = tmp_path / "train-00000.npy"
+    np.save(path, IDS.astype(np.uint16))
+    content = path.read_bytes()
+    for place in range(8 * 128):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        for read in (load_array, lambda path: open_reader(path.parent, "train", vocab_size=90)):
+            with contextlib.suppress(ArrayFileError, TokenFileError):
+                read(path)
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("shape", ["9" * 20, "2**63", "True", "4611686018427387904"])
+def test_a_header_that_asks_for_the_impossible_is_one_line(tmp_path, shape):
+    path = tmp_path / "vectors.npy"
+    np.save(path, IDS.astype(np.uint16))
+    header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': ({shape},), }}".ljust(117).encode() + b"\n"
+    path.write_bytes(path.read_bytes()[:10] + header + path.read_bytes()[128:])
+    with pytest.raises(ArrayFileError, match=r"vectors\.npy is damaged"):
+        load_array(path)
