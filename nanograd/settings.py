@@ -145,7 +145,7 @@ PRESETS: dict[str, TrainConfig] = {
         optim=OptimConfig(lr=6e-4, warmup_steps=200),
     ),
     "speedrun": replace(
-        _tiny, preset="speedrun", model=MODEL_PRESETS["speedrun"], steps=320, batch_size=24, init="random",
+        _tiny, preset="speedrun", model=MODEL_PRESETS["speedrun"], steps=360, batch_size=24, init="random",
         eval_tokens=0, eval_every=50, sample_every=0, text=TextConfig(val_fraction=0.1),
         optim=OptimConfig(optimizer="muon", lr=1e-2, muon_lr=2e-2, schedule="wsd", decay_share=0.8, warmup_steps=20),
     ),
