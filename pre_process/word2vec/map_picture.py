@@ -29,6 +29,7 @@ _COLOURS = (
     "#7d7a10",
     "#0f8590",
 )
+_TRIED = 1000  # words for which a free place is looked for: a page has room for some hundreds
 _PER_GROUP = 10  # words on average, where there are enough for several groups
 _DISTANCES = (1, 5, 10)  # points between a dot and its label
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7))
@@ -90,7 +91,7 @@ def _label(axes: "Axes", words: Sequence[str], places: np.ndarray, colours: np.n
     scale, frame = axes.figure.dpi / 72, np.array(axes.get_window_extent().extents)
     dots = axes.transData.transform(places)
     taken, n = np.hstack([dots - 2 * scale, dots + 2 * scale]), 0
-    for word, place, dot, colour in zip(words, places, dots, colours, strict=True):
+    for word, place, dot, colour in zip(words[:_TRIED], places, dots, colours, strict=False):
         text = axes.annotate(
             word, place, (0, 0), textcoords="offset points", fontsize=8, ha="center", va="center",
             color=_COLOURS[colour], parse_math=False,

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pre_process.word2vec import map_picture
 from pre_process.word2vec.map_picture import draw_map, groups, positions, unit
 from pre_process.word2vec.projection import divergence_gradient, joint_probabilities, principal_components, t_sne
 
@@ -111,3 +112,9 @@ def test_no_label_lies_on_another(tmp_path: Path, suffix: str, monkeypatch: pyte
     assert (boxes[:, 2:] <= frame[2:] + 0.01).all()
     assert [file.name for file in tmp_path.iterdir()] == [f"map{suffix}"]
     assert (tmp_path / f"map{suffix}").read_bytes()[:4] in (b"\x89PNG", b"<?xm", b"%PDF")
+
+
+def test_of_many_words_only_the_first_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_picture, "_TRIED", 3)
+    places = np.array([[x, y] for x in range(3) for y in range(3)], float)
+    assert draw_map(tmp_path / "map.png", list("abcdefghi"), places, np.zeros(9, int), "") == 3
