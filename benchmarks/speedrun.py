@@ -8,14 +8,16 @@ text and are judged by all of the rest, in windows of 64 side by side. Each has 
 of a tenth of a run, so that a machine that slows down slows both; each turn ends with a validation: of an eighth of the
 text for the picture, in the last three turns of all of it, and only these decide. Time is that of the steps: batches,
 backward, optimizer, and for torch.compile the compiling (of the first seed; it remembers). Validation doesn't count,
-nor does making token files. "Set-up" is what comes before the first step: libraries, model, compiled kernels (made on
-an earlier start). The first seed decides whether PyTorch or torch.compile is faster; it races on alone with nanograd.
+nor does making token files. "Set-up" is what comes before the first step: libraries, model, compiled kernels (made
+before the race). The first seed decides whether PyTorch or torch.compile is faster; it races on alone with nanograd.
 --quick takes one seed and a tenth of the steps: it shows that everything runs, and nothing else.
 """
 
 import argparse
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,6 +105,14 @@ def turn_by_turn(
         judged = turn > TURNS - JUDGED
         record = {"step": done, "seconds": seconds, "setup": setup, "parameters": parameters, "judged": judged}
         yield {**record, "loss": validate(1 if judged else SAMPLE)}
+
+
+def compile_kernels(config: TrainConfig) -> None:
+    """Two steps in another process, so that the race finds all compiled code on disk. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "nanograd.train", "--preset", "speedrun", "--data", str(config.data)]
+        command += ["--steps", "2", "--eval-tokens", "64", "--sample-tokens", "0", "--out", f"{folder}/run"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def token_files(config: TrainConfig) -> Any:
@@ -208,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in (arguments.json, arguments.draw):
         turns.check_appendable(path)
     config = settings(arguments.data, arguments.quick)
-    token_files(config)
     turns.set_threads(arguments.threads)
+    compile_kernels(config)  # and the token files
     records: list[Record] = []
     contestants = ["nanograd", "torch", "torch-compile"]
     with turns.processes(prepare, contestants, config, arguments.threads, arguments.quick) as lines:
