@@ -3,6 +3,7 @@
 import logging
 import os
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -79,6 +80,19 @@ def test_nothing_is_written_unless_it_is_wanted(tmp_path):
     with EventFile(tmp_path, wanted=False) as file:
         file.add({"step": 1, "loss": 2.5})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pytorch_stays_out(tmp_path):
+    pytest.importorskip("tensorboardX")
+    code = """
+import sys
+from pathlib import Path
+from nanograd.event_file import EventFile
+with EventFile(Path(sys.argv[1]), wanted=True) as file:
+    file.add({"step": 1, "loss": 2.5, "loss_alert": "step 1: too high"})
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
