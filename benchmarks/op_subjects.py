@@ -73,6 +73,7 @@ SUBJECTS = [
     Subject("dropout", (WIDE,), 4, settings={"p": 0.1, "key": (1, 2)}),
     Subject("rotary", ((B, H, T, C // H), POSITIONS), 4),
     Subject("packed_rotary", ((B, T, 3 * C), POSITIONS), 4, settings={"n_heads": H}),
+    Subject("packed_head_norm", ((B, T, 3 * C),), 4, settings={"n_heads": H}),
     Subject("embedding", ((50_257, C), 50_257), 5, weights=(0,)),
     Subject("cross_entropy", ((ROWS, V), V), 3),
     Subject("adamw", ((PARAMETERS,),), 9, label="clip_and_adamw"),
@@ -164,6 +165,10 @@ def torch_functions(subject: Subject) -> dict[str, Callable[..., Any]]:
         turned = turn(qkv[..., : 2 * C].view(B, T, 2 * H, -1).transpose(1, 2), positions, 10_000.0)
         return torch.cat([turned.transpose(1, 2).reshape(B, T, 2 * C), qkv[..., 2 * C :]], -1)
 
+    def packed_head_norm(qkv: torch.Tensor) -> torch.Tensor:
+        normed = functional.rms_norm(qkv[..., : 2 * C].view(B, T, 2 * H, -1), (C // H,), eps=1e-5)
+        return torch.cat([normed.view(B, T, 2 * C), qkv[..., 2 * C :]], -1)
+
     def packed_attention(qkv: torch.Tensor, mask: None) -> torch.Tensor:
         y = attend(*heads(qkv), is_causal=True, dropout_p=s.get("dropout", 0.0))
         return y.transpose(1, 2).reshape(B, T, C)
@@ -189,6 +194,7 @@ def torch_functions(subject: Subject) -> dict[str, Callable[..., Any]]:
         "dropout": lambda x: functional.dropout(x, s["p"]),
         "rotary": lambda x, positions: turn(x, positions, 10_000.0),
         "packed_rotary": packed_rotary,
+        "packed_head_norm": packed_head_norm,
         "embedding": lambda w, ids: functional.embedding(ids, w),
         "cross_entropy": functional.cross_entropy,
         "matmul": torch.matmul,

@@ -75,9 +75,9 @@ def write_tokens(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.partial"
     lock = filelock.FileLock(f"{partial}.lock")
-    with hidden_name_as(folder):
-        lock.acquire()
     try:
+        with hidden_name_as(folder):
+            lock.acquire()
         with naming_file(folder):
             if folder.is_dir():
                 return read_manifest(folder)
@@ -87,7 +87,8 @@ def write_tokens(
             partial.rename(folder)
             return manifest
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        if lock.is_locked:  # else another process holds it, and waiting for that was interrupted
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

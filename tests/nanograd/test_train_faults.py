@@ -186,7 +186,7 @@ def test_a_signal_while_text_is_prepared_leaves_nothing_half_done(tmp_path, numb
     argv = ["--data", str(tmp_path / "text.txt"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     command = [sys.executable, "-m", "nanograd.train", *SMALL, *argv]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=listen_to_ctrl_c)
-    while not list(tmp_path.glob("cache/.tokens-*")):
+    while not list(tmp_path.glob("cache/.tokens-*.partial")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(number)
