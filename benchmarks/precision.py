@@ -19,7 +19,8 @@ from benchmarks import turns
 from nanograd import kernels, terminal
 from nanograd.data import TrainingBatches, open_tokens, validation_batches
 from nanograd.models import DecoderLM
-from nanograd.optim import AdamW, FlatParameters, clip_scale, warmup_cosine
+from nanograd.optim import FlatParameters, clip_scale
+from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.prepare import prepare
 from nanograd.settings import PRESETS, TrainConfig
 from nanograd.tensor import no_grad
@@ -34,7 +35,7 @@ def train(config: TrainConfig, tokens: Path, precision: Precision) -> tuple[floa
     kernels.load(precision)
     model = DecoderLM(config.model, seed=config.seed)
     flat, T = FlatParameters(model), config.model.context_length
-    optimizer, losses = AdamW(flat, weight_decay=config.optim.weight_decay), []
+    optimizer, losses = make_optimizer(config.optim, flat), []
     batches = TrainingBatches(
         open_tokens(tokens, "train"), batch_size=config.batch_size, context_length=T, seed=config.seed
     )
@@ -42,9 +43,7 @@ def train(config: TrainConfig, tokens: Path, precision: Precision) -> tuple[floa
         loss = model.loss(*batches.batch(step))
         loss.backward()
         _, scale = clip_scale(flat, config.optim.clip_norm)
-        warmup = config.optim.warmup_steps
-        lr = warmup_cosine(step, peak=config.optim.lr, warmup_steps=warmup, total_steps=config.steps)
-        optimizer.step(lr, scale=scale, zero_grad=True)
+        optimizer.step(learning_rate_of(config.optim, step, config.steps), scale=scale, zero_grad=True)
         losses.append(loss.item())
     return validation_loss(model.eval(), tokens), float(np.mean(losses[-max(1, config.steps // 10) :]))
 
@@ -99,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not all(seed.isdecimal() for seed in options.seeds.split(",")):
         parser.error(f"--seeds {options.seeds}: numbers separated by commas are wanted")
     turns.check_appendable(options.json)
-    config = msgspec.structs.replace(PRESETS["tiny"], data=options.data, steps=options.steps, init="random")
+    tiny = PRESETS["tiny"]
+    optim = tiny.optim.resolved(accumulate=1)
+    config = msgspec.structs.replace(tiny, data=options.data, steps=options.steps, init="random", optim=optim)
     records = compare(config, [int(seed) for seed in options.seeds.split(",")])
     show(records)
     turns.append(options.json, records)

@@ -18,9 +18,8 @@ import numpy as np
 from nanograd import backend, kernels, terminal
 from nanograd.data import LayoutName
 from nanograd.kernels.compilation import PARTS, note_compiled
-from nanograd.models import DecoderLM, DecoderLMConfig, count_parameters
+from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import FlatParameters, clip_grad_norm
-from nanograd.optim.compiled import SMALLEST
 from nanograd.optim_settings import OptimConfig, make_optimizer
 from nanograd.settings import MatmulPrecision, TrainConfig
 from nanograd.tensor import no_grad
@@ -42,22 +41,23 @@ def warm_up(kind: Kind, part: str) -> None:
     Packed texts, and validation of padded ones, want attention to know documents: to Numba that is another kernel.
     """
     kernels.load(kind.matmul_precision if "gemm" in PARTS[part] else None, part=part)
-    model = DecoderLM(_short(kind.model))
-    flat = FlatParameters(model)
+    model = DecoderLM(msgspec.structs.replace(kind.model, n_layers=1))
     ids = np.zeros((2, kind.model.context_length), np.int64)
     packed = {} if kind.layout == "windows" else {"documents": np.zeros(ids.shape, np.int32)}
     model.loss(ids, ids, **(packed if kind.layout == "packed" else {})).backward()
     if "optim" in PARTS[part]:
-        clip_grad_norm(flat, 1.0)
-        make_optimizer(kind.optim, flat, model.hidden_matrices()).step(0.0)
+        _step(kind.optim)
     with no_grad():
         model.eval().loss(ids, ids, **packed)
 
 
-def _short(config: DecoderLMConfig) -> DecoderLMConfig:
-    """The model with one block, unless the optimizer would then leave its few parameters to the formulas."""
-    short = msgspec.structs.replace(config, n_layers=1)
-    return short if count_parameters(short) >= SMALLEST else config
+def _step(optim: OptimConfig) -> None:
+    """Of the optimizer, on a model of its own: few parameters would be left to the formulas, and this kind of run then
+    be marked as compiled for larger models too."""
+    model = DecoderLM(DecoderLMConfig(n_layers=1))
+    flat = FlatParameters(model)
+    clip_grad_norm(flat, 1.0)
+    make_optimizer(optim, flat, model.hidden_matrices()).step(0.0)
 
 
 @contextlib.contextmanager

@@ -250,8 +250,7 @@ def test_the_warm_up_compiles_what_a_run_needs(code_folder):
 
 @pytest.mark.slow
 def test_the_warm_up_compiles_the_optimizer(code_folder):
-    """Few parameters are left to the formulas, so this model has more of them."""
-    larger = {**MODEL, "d_model": 128}
-    compiling = kernels.compile_elsewhere(kind(model=larger, optimizer="muon"))
+    """Even if this model has so few parameters that its run would leave them to the formulas."""
+    compiling = kernels.compile_elsewhere(kind(optimizer="muon"))
     compiling.wait()
     assert {"optim", "newton_schulz"} <= {path.name.split(".")[0] for path in code_folder.rglob("*.nbi")}
