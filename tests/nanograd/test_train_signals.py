@@ -50,12 +50,14 @@ def test_a_signal_during_evaluation_cuts_it_short_and_it_is_made_again(
     same_end(out, whole)
 
 
-def signal_at(monkeypatch, step, *numbers):
-    """Signals in the middle of that step."""
+def signal_at(monkeypatch, step, *numbers, once=lambda: True):
+    """Signals in the middle of that step, once something holds that is being waited for."""
     take = trainer.Trainer.step
 
     def step_with_signals(self, number):
         if number == step:
+            while not once():
+                time.sleep(0.01)
             for each in numbers:
                 os.kill(os.getpid(), each)
         return take(self, number)
@@ -105,7 +107,7 @@ def test_sigusr1_saves_and_goes_on(flags, whole, tmp_path, monkeypatch):
 def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_whole(flags, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        signal_at(patch, 8, signal.SIGINT, signal.SIGINT)
+        signal_at(patch, 8, signal.SIGINT, signal.SIGINT, once=lambda: all_checkpoints(out))  # written beside training
         begin(flags, out, 130)
     assert check_checkpoint(all_checkpoints(out)[-1]).step == 5
     assert terminal.run(train.main, ["--resume", "--out", str(out)]) == 0
