@@ -4,6 +4,7 @@ A step is `begin`, then `update` for each stretch of parameters, then `end`. An 
 (fused.py) makes the same calls with one parameter at a time.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
@@ -27,7 +28,7 @@ class Part(NamedTuple):
     decays: bool  # whether weight decay applies
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Changes parameters in place. A subclass writes `update`, and `_state` if it remembers anything.
 
     names         the parameters that are this optimizer's; None: all of `flat`
@@ -61,15 +62,15 @@ class Optimizer:
         self.flat.check_views()
         self.steps += 1
 
+    @abstractmethod
     def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
         """Change the parameters of `part` in place; g (n,) is their gradient, flat."""
-        raise NotImplementedError
 
     def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
         """Change one parameter, between `begin` and `end`: bit for bit as `step` would."""
         self.update(self.places[name], gradient.reshape(-1), lr, scale=1.0, zero_grad=False)
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027  # most have nothing left to do then
         """All parameters have been updated."""
 
     def averaged(self) -> AbstractContextManager[None]:

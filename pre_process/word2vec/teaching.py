@@ -14,6 +14,7 @@ arXiv:1310.4546, equation 4, with the roles of word2vec.c: the paper predicts c 
 True
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from nanograd import Tensor, nn, ops
 from pre_process.word2vec import count_tokens
 
 
-class Word2Vec(nn.Module):
+class Word2Vec(nn.Module, ABC):
     """Two vectors for each token, and the loss of one window.
 
     inputs   (V, C) the result: drawn as in word2vec.c, uniformly within ±0.5/C
@@ -33,9 +34,9 @@ class Word2Vec(nn.Module):
         self.inputs = nn.Parameter(rng.uniform(-0.5 / d_model, 0.5 / d_model, (vocab_size, d_model)).astype(np.float32))
         self.outputs = nn.Parameter(np.zeros((vocab_size, d_model), np.float32))
 
+    @abstractmethod
     def predictors(self, vectors: Tensor) -> Tensor:
         """The h that stand in the loss, from the neighbours' input vectors.   (n, C) → (n or 1, C)"""
-        raise NotImplementedError
 
     def forward(self, token: int, neighbours: np.ndarray, noise: np.ndarray) -> Tensor:
         """Loss of one window, summed, not averaged.   token t, neighbours (n,), noise (K,) ids → ()
