@@ -143,8 +143,8 @@ def test_a_text_and_its_token_files_have_the_same_documents(corpus, tokens, spli
     tokenizer = Tokenizer.load(tokens)
     (text, ours), (folder, theirs) = read(corpus, tokenizer, split), read(tokens, tokenizer, split)
     assert text.n_bytes == folder.n_bytes
-    key = lambda document: document.ids.tolist()  # noqa: E731
-    for a, b in zip(sorted(ours, key=key), sorted(theirs, key=key), strict=True):
+    ours, theirs = (sorted(texts, key=lambda document: document.ids.tolist()) for texts in (ours, theirs))
+    for a, b in zip(ours, theirs, strict=True):
         assert (a.ids.tolist(), a.n_bytes, a.beginning) == (b.ids.tolist(), b.n_bytes, b.beginning)
     assert read(tokens, tokenizer)[0].split == "val"
     assert read(corpus, tokenizer)[0].split == "all"
