@@ -152,12 +152,12 @@ def test_a_file_that_cannot_be_written_is_found_before_measuring(tmp_path, capsy
 def test_ctrl_c_ends_all_engines(tmp_path):
     """One line, the code of a command that was interrupted, no engine left running, no file begun."""
     command = [*COMMAND, "--steps", "1000000", "--peers", "", "--json", str(tmp_path / "steps.jsonl")]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stderr.readline().startswith("nanograd: first steps")
-    engine = engines_of(child.pid)
-    time.sleep(0.5)  # in the middle of a turn that would last for hours
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr.readline().startswith("nanograd: first steps")
+        engine = engines_of(child.pid)
+        time.sleep(0.5)  # in the middle of a turn that would last for hours
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=300)
     assert (child.returncode, err) == (130, "interrupted\n")
     assert engine
     assert not [pid for pid in engine if runs(pid)]
@@ -172,9 +172,11 @@ def engines_of(pid: int) -> list[int]:
 
 def runs(pid: int) -> bool:
     """Not ended: a process that nobody has waited for is called a zombie, and does nothing."""
-    status = Path(f"/proc/{pid}/status")
-    for _ in range(50):  # multiprocessing's helper notices a moment later that it is alone
-        if not status.exists() or "State:\tZ" in status.read_text():
+    for _ in range(600):  # multiprocessing's helper notices a moment later that it is alone
+        try:
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return False
+        except (FileNotFoundError, ProcessLookupError):
             return False
         time.sleep(0.1)
     return True

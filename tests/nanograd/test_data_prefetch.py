@@ -50,7 +50,7 @@ def test_batches_are_made_before_they_are_asked_for():
     faulty = Faulty(bad=-1)
     with Prefetch(faulty, ahead=2) as batches:
         batches.batch(0)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while len(faulty.made) < 3 and time.monotonic() < until:
             time.sleep(0.001)
         assert sorted(faulty.made) == [0, 1, 2]

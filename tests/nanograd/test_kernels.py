@@ -222,7 +222,7 @@ def test_no_compiler_outlives_its_run(code_folder, end):
             process.stdin.close()
     for process in compiling.processes.values():
         with process:
-            assert process.wait(timeout=30) != 0
+            assert process.wait(timeout=300) != 0
 
 
 @pytest.mark.parametrize("chosen", [False, True])

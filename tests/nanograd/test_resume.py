@@ -162,7 +162,7 @@ from pathlib import Path
 from nanograd.io.run_folder import held
 with held(Path({str(out)!r})):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
@@ -198,7 +198,7 @@ def test_one_thread_and_then_two_end_with_the_same_bits_and_a_warning(flags, tmp
     def in_process(threads, *argv):
         command = [sys.executable, "-m", "nanograd.train", *argv]
         environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stderr
 

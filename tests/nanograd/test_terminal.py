@@ -55,7 +55,7 @@ def test_a_reader_that_leaves_ends_the_program_without_a_word(tmp_path, stream):
         "sys.exit(terminal.run(main))\n"
     )
     command = f"{sys.executable} {script} 2>&1 | head -c 10; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, "x" * 10, "")
 
 

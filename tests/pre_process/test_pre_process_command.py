@@ -1,5 +1,6 @@
 """python -m pre_process: fit, show, transform, tokens; what they leave when they are stopped or refused."""
 
+import contextlib
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,22 +132,26 @@ def test_a_fit_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Pa
         env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    ids = re.compile(rf"{tmp_path}/temporary/.* \(deleted\)")
-    while not any(ids.match(str(Path(link).readlink())) for link in open_files(process.pid)):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(number)
-    err = process.communicate(timeout=60)[1]
+    ids = re.compile(rf"{re.escape(str(tmp_path))}/temporary/.* \(deleted\)")
+    try:
+        while not any(ids.match(name) for name in open_files(process.pid)):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(number)
+        err = process.communicate(timeout=300)[1]
+    finally:
+        process.kill()
+        process.communicate()
     assert (process.returncode, err) == ((130, b"interrupted\n") if number == signal.SIGINT else (-number, b""))
     assert {path.name for path in tmp_path.rglob("*")} == {"a.txt", "temporary"}
 
 
-def open_files(pid: int) -> list[Path]:
-    try:
-        return list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # it has just ended
-        return []
+def open_files(pid: int) -> Iterator[str]:
+    """Their names. A file may be closed, and the process end, at any moment."""
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(link.readlink())
 
 
 def test_a_corpus_becomes_token_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

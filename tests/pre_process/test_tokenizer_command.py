@@ -256,14 +256,19 @@ def test_a_reader_that_leaves_is_no_error(folder: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.txt").write_bytes((folder / "text.txt").read_bytes() * 400)
-    arguments = ("encode", folder, tmp_path / "long.txt", "--out", tmp_path / "out" / "ids.npy")
+    """Its text comes through a pipe that has no end, so that it can't have finished."""
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ("encode", folder, tmp_path / "pipe", "--out", tmp_path / "out" / "ids.npy")
     (tmp_path / "out").mkdir()
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "out").iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
+        with (tmp_path / "pipe").open("wb") as pipe:
+            pipe.write((folder / "text.txt").read_bytes())
+            pipe.flush()
+            while not list((tmp_path / "out").iterdir()):
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=300)
         assert process.stderr is not None
         complaint = process.stderr.read()
     assert (process.returncode, complaint[-12:]) == (130, b"interrupted\n")
