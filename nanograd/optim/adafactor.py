@@ -76,6 +76,10 @@ class Adafactor(Optimizer):
         tiny = float(np.finfo(g.dtype).eps)
         return xp.multiply(rows / xp.maximum(rows.mean(axis=-2, keepdims=True), tiny), columns, out=squares)
 
+    def changed(self) -> list[Array]:
+        """See Optimizer.changed."""
+        return [self.flat.parameters, *self._state().values()]
+
     def _state(self) -> dict[str, Array]:
         return {
             f"{letter}.{name}": array

@@ -1,6 +1,7 @@
 """Floor 4. Adam, and AdamW: Adam with weight decay kept out of the gradient."""
 
 from collections.abc import Collection
+from typing import Any
 
 from nanograd import backend
 from nanograd.backend import Array
@@ -20,6 +21,8 @@ class AdamW(Optimizer):
     place, if there are many parameters.
     """
 
+    capturable = True
+
     def __init__(
         self,
         flat: FlatParameters,
@@ -34,6 +37,11 @@ class AdamW(Optimizer):
         super().__init__(flat, weight_decay=weight_decay, names=names)
         self.betas, self.eps = betas, eps
         self.m, self.v = self._zeros(), self._zeros()
+
+    def hyper(self, lr: float) -> list[float]:
+        """lr, β₁, β₂, 1 / (1 − β₁ᵗ), 1 / (1 − β₂ᵗ), ε, λ, and 1: the place of the factor that clips."""
+        corrections = [1 / (1 - beta ** (self.steps + 1)) for beta in self.betas]
+        return [lr, *self.betas, *corrections, self.eps, self.weight_decay, 1.0]
 
     def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
         """The formulas of the class, or their compiled twin."""
@@ -51,7 +59,7 @@ class AdamW(Optimizer):
     def _formula(self, w: Array, g: Array, m: Array, v: Array, *, lr: float, decay: float, scale: float) -> None:
         xp, (beta_1, beta_2) = backend.array_module(w), self.betas
         step, root = xp.empty_like(w), xp.empty_like(w)
-        if scale != 1:
+        if type(scale) is not float or scale != 1:  # an array on a GPU is not looked at: that would wait for it
             g = xp.multiply(g, scale, out=root)
         m *= beta_1
         m += xp.multiply(g, 1 - beta_1, out=step)
@@ -60,13 +68,20 @@ class AdamW(Optimizer):
         step *= 1 - beta_2
         v += step
         xp.sqrt(v, out=root)
-        root /= (1 - beta_2**self.steps) ** 0.5
+        correction_1, correction_2 = self._corrections()
+        root /= correction_2**0.5
         root += self.eps
         xp.divide(m, root, out=step)
-        step *= lr / (1 - beta_1**self.steps)
+        step *= lr / correction_1
         if decay:
             w *= 1 - lr * decay
         w -= step
+
+    def _corrections(self) -> tuple[Any, Any]:
+        """1 − β₁ᵗ and 1 − β₂ᵗ"""
+        if self.hyper_on_device is not None:
+            return 1 / self.hyper_on_device[3], 1 / self.hyper_on_device[4]
+        return 1 - self.betas[0] ** self.steps, 1 - self.betas[1] ** self.steps
 
     def _state(self) -> dict[str, Array]:
         return self._named("m", self.m) | self._named("v", self.v)

@@ -23,7 +23,7 @@ class Averaged(Optimizer):
         if not 0 < decay < 1:
             raise ValueError(f"Averaged: decay {decay} must be above 0 and below 1")
         super().__init__(optimizer.flat)
-        self.optimizer, self.decay = optimizer, decay
+        self.optimizer, self.decay, self.capturable = optimizer, decay, optimizer.capturable
         self.average = self._zeros()
 
     def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
@@ -48,9 +48,30 @@ class Averaged(Optimizer):
         self.optimizer.end()
         self._follow()
 
+    def hyper(self, lr: float) -> list[float]:
+        """The optimizer's, and the share of the new weights in the mean."""
+        return [*self.optimizer.hyper(lr), self._share(self.steps + 1)]
+
+    def read_from(self, hyper: Array | None) -> None:
+        """See Optimizer.read_from."""
+        self.hyper_on_device = hyper
+        self.optimizer.read_from(hyper)
+
+    def count(self, steps: int) -> None:
+        """See Optimizer.count."""
+        self.steps = steps
+        self.optimizer.count(steps)
+
+    def changed(self) -> list[Array]:
+        """The optimizer's, and the mean."""
+        return [*self.optimizer.changed(), self.average]
+
+    def _share(self, steps: int) -> float:
+        return (1 - self.decay) / (1 - self.decay**steps)
+
     def _follow(self) -> None:
         self.steps = self.optimizer.steps
-        share = (1 - self.decay) / (1 - self.decay**self.steps)
+        share = self._share(self.steps) if self.hyper_on_device is None else self.hyper_on_device[-1]
         for a, w in self._in_chunks(self.average, self.flat.parameters):
             a += share * (w - a)
 
@@ -77,12 +98,13 @@ class Averaged(Optimizer):
         """Continue where `state_dict` was taken: see Optimizer.load_state_dict."""
         mine = {name: array for name, array in state.items() if name == "steps" or name.startswith("average.")}
         inner = {name: array for name, array in state.items() if not name.startswith("average.")}
-        average = self.average.copy()
+        average, steps = self.average.copy(), self.steps
         super().load_state_dict(mine)
         try:
             self.optimizer.load_state_dict(inner)
         except ValueError:  # nothing may have changed
-            self.average[...], self.steps = average, self.optimizer.steps
+            self.average[...] = average
+            self.count(steps)
             raise
 
     def _state(self) -> dict[str, Array]:

@@ -32,13 +32,18 @@ def grad_norm(flat: FlatParameters) -> float:
 
 def sum_of_squares(g: Array) -> float:
     """Σ g² of an array (n,)."""
-    xp = backend.array_module(g)
     if (kernels := compiled(g)) is not None:
         return float(kernels.sum_of_squares(g))
+    return float(squares(g))
+
+
+def squares(g: Array) -> Array:
+    """Σ g² of an array (n,), as a float64 number that stays on the device."""
+    xp = backend.array_module(g)
     whole = len(g) - len(g) % ROW
     rows, rest = g[:whole].reshape(-1, ROW), g[whole:]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead
-        return float(xp.einsum("ij,ij->i", rows, rows).astype(xp.float64).sum() + xp.dot(rest, rest))
+        return xp.einsum("ij,ij->i", rows, rows).astype(xp.float64).sum() + xp.dot(rest, rest)
 
 
 def clip_scale(flat: FlatParameters, max_norm: float) -> tuple[float, float]:

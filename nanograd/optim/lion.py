@@ -16,6 +16,8 @@ class Lion(Optimizer):
     Each weight moves by lr in every step, so lr is 3 to 10 times smaller than AdamW's, and λ as many times larger.
     """
 
+    capturable = True
+
     def __init__(
         self, flat: FlatParameters, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.1
     ) -> None:

@@ -26,7 +26,7 @@ class Muon(Optimizer):
     lr_ratio  learning rate of the hidden matrices, as a multiple of the lr that AdamW gets
     """
 
-    one_by_one = True
+    one_by_one = capturable = True
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Muon(Optimizer):
     def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
         """Both halves: see Optimizer.step. All hidden matrices become orthogonal at once, each by one thread."""
         self.begin()
+        lr = self._rate(lr)
         self._update(self.parts, [self.flat.gradients[part.where] for part in self.parts], lr, scale)
         for part in self.parts if zero_grad else ():
             self.flat.gradients[part.where] = 0
@@ -109,8 +110,21 @@ class Muon(Optimizer):
         else:
             self.adamw.update_parameter(name, gradient, lr)
 
-    def _count(self, steps: int) -> None:
+    def count(self, steps: int) -> None:
+        """See Optimizer.count."""
         self.steps = self.adamw.steps = steps
+
+    def hyper(self, lr: float) -> list[float]:
+        """AdamW's."""
+        return self.adamw.hyper(lr)
+
+    def read_from(self, hyper: Array | None) -> None:
+        """See Optimizer.read_from."""
+        self.hyper_on_device = self.adamw.hyper_on_device = hyper
+
+    def changed(self) -> list[Array]:
+        """Those of both halves."""
+        return [*super().changed(), *self.adamw._arrays]
 
     def _state(self) -> dict[str, Array]:
         return self._named("momentum", self.m) | self.adamw._state()

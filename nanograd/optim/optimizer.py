@@ -37,11 +37,14 @@ class Optimizer(ABC):
     """
 
     one_by_one = False  # True: `update` wants one parameter at a time, in its shape
+    capturable = False  # True: all that changes from step to step is in `hyper`, so that a CUDA graph can repeat a step
+    hyper_on_device: Array | None = None
 
     def __init__(
         self, flat: FlatParameters, *, weight_decay: float = 0.0, names: Collection[str] | None = None
     ) -> None:
         self.flat, self.weight_decay, self.steps = flat, weight_decay, 0
+        self._arrays: list[Array] = []  # whole ones that `_zeros` has made
         self.places = dict(_places(flat, names))
         self.size = sum(prod(part.shape) for part in self.places.values())
         self.parts = list(self.places.values()) if self.one_by_one else _merged(self.places.values())
@@ -49,10 +52,11 @@ class Optimizer(ABC):
     def step(self, lr: float, *, scale: float = 1.0, zero_grad: bool = False) -> None:
         """Change the parameters by one update from `scale` · `flat.gradients`.
 
-        scale      a factor that shortens the gradient: see clip_scale
+        scale      a factor that shortens the gradient: see clip_scale. On a GPU it may be an array without axes
         zero_grad  leave zeros in flat.gradients, which otherwise stay as they are: it saves a pass over them
         """
         self.begin()
+        lr = self._rate(lr)
         for part in self.parts:
             self.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
         self.end()
@@ -72,6 +76,25 @@ class Optimizer(ABC):
 
     def end(self) -> None:  # noqa: B027  # most have nothing left to do then
         """All parameters have been updated."""
+
+    def hyper(self, lr: float) -> list[float]:
+        """The numbers that the next step will use and that change from step to step, lr first.
+
+        A captured CUDA graph repeats its launches with the numbers they were recorded with, so these have to be read
+        from device memory: see `read_from`.
+        """
+        return [lr]
+
+    def read_from(self, hyper: Array | None) -> None:
+        """Have `step` read such numbers from a float32 array on the device instead of its arguments; None: no more."""
+        self.hyper_on_device = hyper
+
+    def _rate(self, lr: float) -> Any:
+        return lr if self.hyper_on_device is None else self.hyper_on_device[0]
+
+    def changed(self) -> list[Array]:
+        """The arrays that a step changes, but for the gradients."""
+        return [self.flat.parameters, *self._arrays]
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside this block the parameters hold what a model should be judged by: here, the weights themselves."""
@@ -95,9 +118,10 @@ class Optimizer(ABC):
             raise ValueError(f"optimizer state: {unknown[0]} is not a part of {type(self).__name__}'s")
         for name, view in views.items():
             view[...] = backend.to_device(state[name], backend.device_of(view))
-        self._count(int(state["steps"]))
+        self.count(int(state["steps"]))
 
-    def _count(self, steps: int) -> None:
+    def count(self, steps: int) -> None:
+        """Go on as after so many steps: the arrays are the caller's business."""
         self.steps = steps
 
     def _state(self) -> dict[str, Array]:
@@ -106,7 +130,8 @@ class Optimizer(ABC):
 
     def _zeros(self) -> Array:
         """(size,) zeros: a number for each of this optimizer's parameters."""
-        return backend.array_module(self.flat.parameters).zeros(self.size, self.flat.parameters.dtype)
+        self._arrays.append(backend.array_module(self.flat.parameters).zeros(self.size, self.flat.parameters.dtype))
+        return self._arrays[-1]
 
     def _named(self, letter: str, own: Array) -> dict[str, Array]:
         """'LETTER.NAME' → view into `own` (size,) with the shape of that parameter."""

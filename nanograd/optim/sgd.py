@@ -16,6 +16,8 @@ class SGD(Optimizer):
     momentum  μ; with 0 nothing is remembered
     """
 
+    capturable = True
+
     def __init__(
         self, flat: FlatParameters, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
