@@ -15,7 +15,6 @@ import functools
 import inspect
 import operator
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +23,10 @@ import cupy as real
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from tests import fake_cuda
+from tests.fake_cuda import counts  # "launch", "allocation", "sync", "h2d": since the start, or since a test cleared it
+
 THIS = sys.modules[__name__]
-counts: Counter[str] = Counter()  # "launch", "sync", "h2d": since the start, or since the test cleared it
 round_trips: list[str] = []  # what each sync and each copy from the host was
 
 
@@ -53,9 +54,24 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
     def __array_function__(self, function: Any, types: Any, args: Any, settings: Any) -> Any:
         return getattr(THIS, function.__name__)(*args, **settings)
 
-    def get(self, **_: Any) -> np.ndarray:
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+        if out is not None and not blocking and fake_cuda.is_pinned(out):
+            fake_cuda.refuse("a copy to the host")
+            now = self.held.copy()
+            (stream or fake_cuda.get_current_stream()).enqueue_copy(lambda: np.copyto(out, now))
+            return out
         _round_trip("sync", ".get()")
         return self.held.copy()
+
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        if stream is None or not fake_cuda.is_pinned(arr):
+            _round_trip("h2d", ".set()")
+            self.held[...] = arr
+            return
+        fake_cuda.refuse("a copy from the host")
+        assert arr.dtype == self.dtype
+        assert arr.shape == self.shape
+        stream.enqueue_copy(lambda: np.copyto(self.held, arr))
 
     def _number(self, kind: str) -> Any:
         _round_trip("sync", kind)
@@ -83,11 +99,12 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> Any:
-        return _to_device(self.held[_index(index)], [self.held])
+        where = _index(index)
+        return _to_device(self.held[where], [self.held], lambda: self.held[where])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        counts["launch"] += 1
-        self.held[_index(index)] = _to_host(value)
+        where, host = _index(index), _to_host(value)
+        fake_cuda.enqueue(lambda: self.held.__setitem__(where, host))
 
     def __getattr__(self, name: str) -> Any:
         """Every other method, if CuPy's array has it too."""
@@ -124,6 +141,7 @@ UFUNC_METHODS = {  # the others exist too, but raise NotImplementedError when th
     "reduceat": {"add"},
     "at": {"add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"},
 }
+IN_PLACE = {"copyto", "put", "put_along_axis", *(f"{name}.at" for name in UFUNC_METHODS["at"])}
 UFUNC_SETTINGS = {"out", "dtype", "casting", "where"}
 
 
@@ -131,11 +149,14 @@ def _call(name: str, function: Any, like: Any, *args: Any, inputs: Any = (), **s
     """Call NumPy's `function` with what the device arrays hold; `like` is CuPy's, whose signature is binding."""
     _check_signature(name, like, args, settings)
     host, out = _to_host(args), settings.get("out")
-    result = function(*host, **{key: _to_host(value) for key, value in settings.items()})
-    if result is None or out is not None:  # it wrote into one of its arguments
-        counts["launch"] += 1
+    there = {key: _to_host(value) for key, value in settings.items()}
+    if out is not None or name in IN_PLACE:
+        fake_cuda.enqueue(lambda: function(*host, **there))
         return out
-    return _to_device(result, [*inputs, *_arrays(host)])
+    with np.errstate(all="ignore") if fake_cuda.capturing() else contextlib.nullcontext():
+        result = function(*host, **there)
+    filled = not name.startswith("empty")
+    return _to_device(result, [*inputs, *_arrays(host)], lambda: function(*host, **there), filled=filled)
 
 
 def _check_signature(name: str, like: Any, args: Any, settings: dict[str, Any]) -> None:
@@ -159,15 +180,20 @@ def _to_host(x: Any) -> Any:
     return type(x)(map(_to_host, x)) if type(x) in (list, tuple) else x
 
 
-def _to_device(result: Any, inputs: list[np.ndarray]) -> Any:
-    """Wrap what NumPy returned. Where NumPy makes a scalar, CuPy has an array without dimensions."""
+def _to_device(result: Any, inputs: list[np.ndarray], again: Any, *, filled: bool = True) -> Any:
+    """Wrap what NumPy returned. Where NumPy makes a scalar, CuPy has an array without dimensions.
+
+    again   makes the result once more, for the replay of a captured graph
+    filled  False: memory whose numbers nobody has written yet
+    """
     if type(result) in (list, tuple):
-        return type(result)(_to_device(part, inputs) for part in result)
+        return type(result)(_to_device(part, inputs, lambda i=i: again()[i]) for i, part in enumerate(result))
     if not isinstance(result, np.ndarray | np.generic | bool):
         return result
-    if not any(np.may_share_memory(result, x) for x in inputs):
-        counts["launch"] += 1
-    return ndarray(np.asarray(result))
+    array = np.asarray(result)
+    if not any(np.may_share_memory(array, x) for x in inputs):
+        fake_cuda.fresh(array, again, filled=filled)
+    return ndarray(array)
 
 
 def _arrays(args: Any) -> list[np.ndarray]:
@@ -187,6 +213,7 @@ def _index(index: Any) -> Any:
 
 
 def _round_trip(kind: str, what: str) -> None:
+    fake_cuda.refuse(what)
     counts[kind] += 1
     round_trips.append(f"{kind}: {what}")
 
@@ -210,8 +237,9 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None =
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
     if not isinstance(obj, ndarray):
         return asarray(obj, dtype, order)
-    counts["launch"] += 1
-    return ndarray(np.array(obj.held, dtype=dtype, order=order))
+    copied = np.array(obj.held, dtype=dtype, order=order)
+    fake_cuda.fresh(copied, lambda: obj.held, filled=True)
+    return ndarray(copied)
 
 
 def asnumpy(a: Any) -> np.ndarray:
@@ -251,23 +279,31 @@ class _Device:
 
 
 _current = [_Device(0)]
-cuda = SimpleNamespace(is_available=lambda: True, Device=_Device, runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+cuda = SimpleNamespace(
+    is_available=lambda: True,
+    Device=_Device,
+    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+    **{name: getattr(fake_cuda, name) for name in ("Event", "Stream", "MemoryPool", "using_allocator", "Graph")},
+    get_current_stream=fake_cuda.get_current_stream,
+)
 
 
 def _erf(x: ndarray) -> ndarray:
     import scipy.special
 
-    counts["launch"] += 1
-    return ndarray(scipy.special.erf(x.held))
+    y = scipy.special.erf(x.held)
+    fake_cuda.fresh(y, lambda: scipy.special.erf(x.held), filled=True)
+    return ndarray(y)
 
 
 def modules() -> dict[str, Any]:
     """What to put into sys.modules: this module as cupy, and the part of cupyx that formulas may use."""
+    fake_cuda.forget()
     special = SimpleNamespace(erf=_erf)
     scipy = SimpleNamespace(special=special)
     return {
         "cupy": THIS,
-        "cupyx": SimpleNamespace(scipy=scipy),
+        "cupyx": SimpleNamespace(scipy=scipy, empty_pinned=fake_cuda.empty_pinned),
         "cupyx.scipy": scipy,
         "cupyx.scipy.special": special,
     }
