@@ -42,6 +42,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         for name in ("shape", "ndim", "dtype", "size", "nbytes", "strides", "itemsize", "flags")
     )
     T = property(lambda self: ndarray(self.held.T))
+    data = property(lambda self: SimpleNamespace(ptr=self.held.ctypes.data))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -192,8 +193,20 @@ def _to_device(result: Any, inputs: list[np.ndarray], again: Any, *, filled: boo
         return result
     array = np.asarray(result)
     if not any(np.may_share_memory(array, x) for x in inputs):
+        array = _as_allocated(array)
         fake_cuda.fresh(array, again, filled=filled)
     return ndarray(array)
+
+
+def _as_allocated(array: np.ndarray) -> np.ndarray:
+    """The same numbers where CuPy's memory pool would put a new array: at a multiple of 512 bytes."""
+    memory = np.empty(array.nbytes + 512, np.uint8)
+    start = -memory.ctypes.data % 512
+    axes = sorted(range(array.ndim), key=lambda i: -array.strides[i])
+    dense = memory[start : start + array.nbytes].view(array.dtype).reshape([array.shape[i] for i in axes])
+    moved = dense.transpose(np.argsort(axes)) if axes else dense
+    moved[...] = array
+    return moved
 
 
 def _arrays(args: Any) -> list[np.ndarray]:
@@ -231,13 +244,13 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: bool | None =
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) and not copy else array(a, dtype, order=order or "K")
     _round_trip("h2d", f"asarray of a {type(a).__name__}")
-    return ndarray(np.array(a, dtype=dtype, order=order or "K"))
+    return ndarray(_as_allocated(np.array(a, dtype=dtype, order=order or "K")))
 
 
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
     if not isinstance(obj, ndarray):
         return asarray(obj, dtype, order)
-    copied = np.array(obj.held, dtype=dtype, order=order)
+    copied = _as_allocated(np.array(obj.held, dtype=dtype, order=order))
     fake_cuda.fresh(copied, lambda: obj.held, filled=True)
     return ndarray(copied)
 
