@@ -53,6 +53,20 @@ class DeviceError(ValueError):
     """A device that this machine does not have, or a name that is no device."""
 
 
+def is_floating(dtype: Any) -> bool:
+    """Whether a NumPy dtype is a type of real numbers. bfloat16 is ml_dtypes's, which NumPy takes for no float."""
+    return bool(dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16"))
+
+
+def accumulator(dtype: Any) -> Any:
+    """The type in which sums over `dtype` are kept: itself, but at least float32 for a floating-point type; else None.
+
+    It is also the type of the gradient of a leaf, which is a sum over all of its uses.
+    """
+    dtype = np.dtype(dtype)
+    return np.promote_types(dtype, np.float32) if is_floating(dtype) else None
+
+
 def array_module(x: Array) -> ArrayModule:
     """The module whose functions accept `x`: numpy, or cupy once somebody has imported it."""
     if type(x) is np.ndarray:

@@ -140,4 +140,4 @@ def _put_back(module: Module, forward: Callable[..., Tensor] | None) -> None:
 
 
 def _is_finite(x: Array) -> bool:
-    return x.dtype.kind != "f" or bool(backend.array_module(x).isfinite(x).all())
+    return not backend.is_floating(x.dtype) or bool(backend.array_module(x).isfinite(x).all())

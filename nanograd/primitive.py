@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nanograd import backend, watch
-from nanograd.backend import Array, ArrayModule, describe
+from nanograd.backend import Array, ArrayModule, accumulator, describe, is_floating
 from nanograd.tensor import Node, Rule, Tensor, is_recording
+from nanograd.widening import is_narrow, widened
 
 Value: TypeAlias = tuple[Array, tuple[Any, ...]]  # what a forward returns: y, and what its backward wants to see again
 Needs: TypeAlias = tuple[bool, ...]  # which array inputs want a gradient: the others may be answered with None
@@ -24,13 +25,19 @@ class Primitive:
     Arrays are positional, settings keyword-only. A primitive without a backward (a comparison, say) passes no gradient.
     The result has the floating-point type of the inputs, unless one of the settings is `dtype`.
     Twins are faster pairs with the same meaning (nanograd/kernels): the first that takes the arrays runs.
+
+    widens  for numbers of 16 bits the formula runs in float32 (widening.py); False for one that only moves numbers
+    rounds  the result has 16 bits then; False for a loss, which stays float32
     """
 
-    def __init__(self, forward: Callable[..., tuple[Array, tuple[Any, ...]]]) -> None:
+    def __init__(
+        self, forward: Callable[..., tuple[Array, tuple[Any, ...]]], *, widens: bool = True, rounds: bool = True
+    ) -> None:
         functools.update_wrapper(self, forward)
         signature = inspect.signature(forward)
         self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
         self.name = forward.__name__
+        self.widens, self.rounds = widens, rounds
         self.formula = Rule(forward, None)
         self.twins: dict[ArrayModule, list[Rule]] = {}
 
@@ -64,8 +71,9 @@ class Primitive:
             kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
             raise kind(f"{self.name}: {error}, given {', '.join(map(describe, arrays))}") from error
         out = Tensor(np.asarray(y) if isinstance(y, np.generic) else y)
-        if out.data.dtype.kind == "f":
-            if (dtype is None or out.data.dtype != dtype) and "dtype" not in settings:
+        y_type = out.data.dtype
+        if y_type.kind == "f" or is_floating(y_type):
+            if y_type is not dtype and (dtype is None or y_type != dtype) and "dtype" not in settings:
                 out.data = self._in_one_type(out.data, dtype, arrays)
             if self.formula.backward is not None and is_recording():
                 parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
@@ -80,7 +88,11 @@ class Primitive:
                 answer = rule.forward(xp, *arrays, **settings)
                 if answer is not NotImplemented:
                     return *answer, rule
-        return *self.formula.forward(xp, *arrays, **settings), self.formula
+        rule = self.formula
+        for x in arrays:
+            if type(x) not in _PLAIN and x.dtype.itemsize == 2 and self.widens and is_narrow(x):
+                rule = widened(self.formula, rounds=self.rounds)
+        return *rule.forward(xp, *arrays, **settings), rule
 
     def _common_ground(self, arrays: list[Any]) -> tuple[ArrayModule, Any]:
         """numpy or cupy, and the one floating-point type: an operation mixes neither modules nor such types."""
@@ -95,7 +107,7 @@ class Primitive:
                 first = x
             elif type(x) is not type(first):
                 raise TypeError(f"{self.name}: {describe(first)} and {describe(x)} live on different devices")
-            if x.dtype.kind == "f":
+            if x.dtype.kind == "f" or is_floating(x.dtype):
                 if floating is None:
                     floating = x
                 elif x.dtype != floating.dtype:
@@ -107,6 +119,8 @@ class Primitive:
         """Only integers went in: NumPy answers in float64, we in float32. A float32 that grew is an error."""
         if dtype is None:
             return y.astype(np.float32)
+        if not self.rounds and y.dtype == accumulator(dtype):
+            return y
         operands = " and ".join(map(describe, arrays))
         raise TypeError(f"{self.name}: {operands} would give {y.dtype}; cast one with astype, to stay in {dtype}")
 
@@ -122,3 +136,5 @@ class Primitive:
 
 
 primitive = Primitive  # as a decorator it reads better in lower case
+mover = functools.partial(Primitive, widens=False)  # of what only moves numbers: right in any type
+loss_primitive = functools.partial(Primitive, rounds=False)

@@ -65,7 +65,7 @@ class Node:
     """One remembered step. It holds what `backward` needs and nothing else: no inputs, no output."""
 
     __slots__ = (
-        *("complete", "grad", "leaf", "order", "owned", "parents"),
+        *("complete", "dtype", "grad", "leaf", "order", "owned", "parents"),
         *("rule", "saved", "settings", "shape", "walked"),
     )
 
@@ -79,6 +79,7 @@ class Node:
     ) -> None:
         self.order = next(_order)
         self.shape, self.rule, self.parents, self.saved, self.settings = y.shape, rule, parents, saved, settings or {}
+        self.dtype = y.dtype if rule is not None else backend.accumulator(y.dtype)  # of its gradient
         self.grad: Array | None = None
         self.owned = self.walked = False
         self.leaf: weakref.ref[Tensor] | None = None  # the tensor whose .grad keeps this node's gradient
@@ -86,6 +87,8 @@ class Node:
 
     def receive(self, dy: Array, owned: bool = False) -> None:
         """Add a gradient. The first is never written to, unless it is ours: it may be shared with other nodes."""
+        if dy.dtype is not self.dtype and 2 in (dy.dtype.itemsize, self.dtype.itemsize) and dy.dtype != self.dtype:
+            dy, owned = dy.astype(self.dtype), True
         if self.grad is None:
             self.grad, self.owned = dy, owned
         elif self.owned:
@@ -123,7 +126,8 @@ class Tensor:
     """An array, plus the node that says where it came from.
 
     data  numpy or cupy array; Python numbers and lists become float32 (integers and booleans keep their kind)
-    grad  an array like `data`, filled by `backward` on leaves; gradients add up until `zero_grad`
+    grad  an array like `data`, filled by `backward` on leaves; gradients add up until `zero_grad`, and as sums they are
+          float32 for `data` of 16 bits
     """
 
     __slots__ = ("__weakref__", "data", "grad", "node")
@@ -144,7 +148,7 @@ class Tensor:
     def requires_grad(self, wanted: bool) -> None:
         if not self.is_leaf:
             raise RuntimeError("requires_grad can only be changed on a leaf; use detach() to cut a computed tensor off")
-        if wanted and self.data.dtype.kind != "f":
+        if wanted and not backend.is_floating(self.data.dtype):
             raise TypeError(f"only floating-point tensors can require a gradient, not {self.data.dtype}")
         self.node = Node(self.data) if wanted else None
         if self.node is not None:
@@ -316,7 +320,8 @@ def _target(node: Node | None) -> Array | None:
         return node.grad if node.owned else None
     tensor = None if node.leaf is None else node.leaf()
     if tensor is not None and tensor.grad is None and node.complete is not None:  # add up as if there had been one
-        tensor.grad = backend.array_module(tensor.data).zeros_like(tensor.data)
+        xp = backend.array_module(tensor.data)
+        tensor.grad = xp.zeros(tensor.shape, backend.accumulator(tensor.dtype))
     return None if tensor is None else tensor.grad
 
 
@@ -336,7 +341,7 @@ def _unbroadcast(dx: Array, shape: tuple[int, ...]) -> Array:
         return dx
     extra = dx.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1)
-    wide = np.float32 if dx.dtype == np.float16 else dx.dtype  # 2048 + 1 is 2048 in float16
+    wide = backend.accumulator(dx.dtype)  # 2048 + 1 is 2048 in float16
     return dx.sum(axis=axes, keepdims=True, dtype=wide).reshape(shape).astype(dx.dtype, copy=False)
 
 

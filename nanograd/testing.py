@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nanograd import backend
 from nanograd.backend import Array, array_module
 from nanograd.tensor import Tensor, no_grad
 
@@ -104,7 +105,7 @@ def _slope(f: Callable[..., Tensor], arrays: Sequence[Any], i: int, v: Array, dy
 
 def is_floating(x: Any) -> bool:
     """Is it an array that may have a gradient?"""
-    return hasattr(x, "dtype") and x.dtype.kind == "f"
+    return hasattr(x, "dtype") and backend.is_floating(x.dtype)
 
 
 def random_like(y: Array, seed: int = 0) -> Array:

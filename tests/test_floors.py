@@ -13,8 +13,8 @@ from nanograd.nn import Module
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"backend", "random"},
-    {"tensor", "primitive", "watch"},
+    {"backend", "precision", "random"},
+    {"tensor", "primitive", "watch", "widening"},
     {"ops"},
     {"kernels"},
     {"nn", "optim"},

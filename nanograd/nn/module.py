@@ -99,8 +99,12 @@ class Module:
         return self._replace_arrays(lambda x: backend.to_device(x, device))
 
     def astype(self, dtype: Any) -> Self:
-        """Convert every floating-point array; float64 is for gradient checks."""
-        return self._replace_arrays(lambda x: x.astype(dtype, copy=False) if x.dtype.kind == "f" else x)
+        """Convert every floating-point array; float64 is for gradient checks. Gradients stay at least float32."""
+        self._replace_arrays(lambda x: x.astype(dtype, copy=False) if backend.is_floating(x.dtype) else x)
+        for _, parameter in self.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.astype(backend.accumulator(dtype), copy=False)
+        return self
 
     def _replace_arrays(self, change: Callable[[Array], Array]) -> Self:
         for _, tensor in self._named_tensors():

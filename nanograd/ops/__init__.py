@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nanograd.backend import is_floating
 from nanograd.ops.activation import gelu, relu, relu_squared, sigmoid, silu, swiglu
 from nanograd.ops.attention import attention, attention_weights, packed_attention
 from nanograd.ops.comparison import equal, greater, greater_equal, less, less_equal, not_equal
@@ -83,7 +84,7 @@ def _plain(index: Any) -> Any:
 
 def _astype(x: Tensor, dtype: Any) -> Tensor:
     """A cast to integers or booleans is a step: no gradient passes."""
-    return cast(x, dtype=dtype) if np.dtype(dtype).kind == "f" else Tensor(x.data.astype(dtype))
+    return cast(x, dtype=dtype) if is_floating(np.dtype(dtype)) else Tensor(x.data.astype(dtype))
 
 
 def _same_object(x: Tensor, other: Any) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanograd.backend import Array, ArrayModule, special_functions
-from nanograd.primitive import Needs, Value, primitive
+from nanograd.primitive import Needs, Value, mover, primitive
 
 
 @primitive
@@ -208,7 +208,7 @@ def _(xp: ArrayModule, dy: Array, condition: Array, *, needs: Needs) -> Any:
     return None, xp.where(condition, dy, 0) if needs[1] else None, xp.where(condition, 0, dy) if needs[2] else None
 
 
-@primitive
+@mover
 def cast(xp: ArrayModule, x: Array, *, dtype: Any) -> Value:
     """The same numbers in another floating-point type"""
     return x.astype(dtype), (x.dtype,)

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from nanograd.backend import Array, ArrayModule
-from nanograd.primitive import Needs, Value, primitive
+from nanograd.backend import Array, ArrayModule, accumulator
+from nanograd.primitive import Needs, Value, mover
 
 
-@primitive
+@mover
 def getitem(xp: ArrayModule, x: Array, *, index: Any) -> Value:
     """y = x[index]: integers, slices, None, …, integer arrays, and (CPU only) boolean masks, as in NumPy"""
     return x[index], (x.shape,)
@@ -17,11 +17,12 @@ def getitem(xp: ArrayModule, x: Array, *, index: Any) -> Value:
 @getitem.backward
 def _(xp: ArrayModule, dy: Array, shape: tuple[int, ...], *, index: Any, needs: Needs) -> Any:
     """dx[index] += dy: an element that was picked twice receives both gradients"""
-    dx = xp.zeros(shape, dy.dtype)
     if _picks_once(index):
+        dx = xp.zeros(shape, dy.dtype)
         dx[index] = dy
-    else:
-        xp.add.at(dx, index, dy)
+        return dx
+    dx = xp.zeros(shape, accumulator(dy.dtype))
+    xp.add.at(dx, index, dy.astype(dx.dtype, copy=False))
     return dx
 
 
@@ -30,7 +31,7 @@ def _picks_once(index: Any) -> bool:
     return all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts)
 
 
-@primitive
+@mover
 def embedding(xp: ArrayModule, weight: Array, ids: Array) -> Value:
     """y[…, :] = weight[ids[…], :].   weight (V, C), ids (…) integers in [0, V) → y (…, C)
 
@@ -52,6 +53,7 @@ def _(xp: ArrayModule, dy: Array, shape: tuple[int, ...], ids: Array, *, needs: 
     """dweight[i] = Σ of the dy rows whose id is i"""
     V, C = shape
     places = ids.reshape(-1, 1).astype(np.int64) * C + xp.arange(C)  # in the flat dweight: (N, C)
-    dweight = xp.zeros(V * C, dy.dtype)
-    xp.add.at(dweight, places.reshape(-1), dy.reshape(-1))  # NumPy's add.at is several times faster in 1-D
+    dweight = xp.zeros(V * C, accumulator(dy.dtype))
+    dy = dy.reshape(-1).astype(dweight.dtype, copy=False)
+    xp.add.at(dweight, places.reshape(-1), dy)  # NumPy's add.at is several times faster in 1-D
     return dweight.reshape(V, C), None

@@ -8,12 +8,12 @@ import numpy as np
 from nanograd.backend import Array, ArrayModule
 from nanograd.ops.matrix import linear
 from nanograd.ops.reduction import accumulator, max_and_sum_exp
-from nanograd.primitive import Needs, Value, primitive
+from nanograd.primitive import Needs, Value, loss_primitive
 
 CHUNK = 1 << 24  # logits that linear_cross_entropy holds at a time: 64 MiB of float32
 
 
-@primitive
+@loss_primitive
 def cross_entropy(
     xp: ArrayModule,
     logits: Array,
@@ -72,7 +72,7 @@ def _(
     return dz.astype(logits.dtype, copy=False).reshape(logits.shape), None
 
 
-@primitive
+@loss_primitive
 def linear_cross_entropy(
     xp: ArrayModule,
     x: Array,

@@ -8,15 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nanograd.backend import Array, ArrayModule
+from nanograd.backend import Array, ArrayModule, accumulator, is_floating
 from nanograd.primitive import Needs, Value, primitive
 
 Axis: TypeAlias = int | tuple[int, ...] | None
-
-
-def accumulator(dtype: Any) -> Any:
-    """The type in which sums over `dtype` are kept: itself, but at least float32 for a floating-point type."""
-    return np.promote_types(dtype, np.float32) if np.dtype(dtype).kind == "f" else None
 
 
 def finite_max(xp: ArrayModule, x: Array, axis: Axis) -> Array:
@@ -55,14 +50,14 @@ def _count(shape: tuple[int, ...], axis: Axis) -> int:
 
 def floating(x: Array) -> Array:
     """x itself, or integers and booleans as float32"""
-    return x if x.dtype.kind == "f" else x.astype(np.float32)
+    return x if is_floating(x.dtype) else x.astype(np.float32)
 
 
 @primitive
 def sum(xp: ArrayModule, x: Array, *, axis: Axis = None, keepdims: bool = False) -> Value:  # noqa: A001
     """y = Σᵢ xᵢ"""
     y = x.sum(axis=axis, keepdims=keepdims, dtype=accumulator(x.dtype))
-    return y.astype(x.dtype) if x.dtype.kind == "f" else y, (x.shape,)
+    return y.astype(x.dtype) if is_floating(x.dtype) else y, (x.shape,)
 
 
 @sum.backward

@@ -6,11 +6,11 @@ from typing import Any, SupportsIndex
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.ops.indexing import getitem
-from nanograd.primitive import Needs, Value, primitive
+from nanograd.primitive import Needs, Value, mover
 from nanograd.tensor import Tensor
 
 
-@primitive
+@mover
 def reshape(xp: ArrayModule, x: Array, *, shape: tuple[int, ...]) -> Value:
     """The numbers of x, read row by row, in `shape`; one length may be −1 (whatever is left)"""
     return x.reshape(shape), (x.shape,)
@@ -21,7 +21,7 @@ def _(xp: ArrayModule, dy: Array, original: tuple[int, ...], *, shape: tuple[int
     return dy.reshape(original)
 
 
-@primitive
+@mover
 def transpose(xp: ArrayModule, x: Array, *, axes: tuple[int, ...] | None = None) -> Value:
     """Axis i of y is axis axes[i] of x; None reverses them all"""
     return x.transpose(axes), (x.ndim,)
@@ -35,7 +35,7 @@ def _(xp: ArrayModule, dy: Array, ndim: int, *, axes: tuple[int, ...] | None = N
     return dy.transpose([places.index(i) for i in range(ndim)])
 
 
-@primitive
+@mover
 def swapaxes(xp: ArrayModule, x: Array, *, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged"""
     return x.swapaxes(axis1, axis2), ()
@@ -46,7 +46,7 @@ def _(xp: ArrayModule, dy: Array, *, axis1: int, axis2: int, needs: Needs) -> An
     return dy.swapaxes(axis1, axis2)
 
 
-@primitive
+@mover
 def expand(xp: ArrayModule, x: Array, *, shape: tuple[int, ...]) -> Value:
     """x repeated along new axes and along axes of length 1 until it has `shape` (a view, not a copy)"""
     return xp.broadcast_to(x, shape), ()
@@ -57,7 +57,7 @@ def _(xp: ArrayModule, dy: Array, *, shape: tuple[int, ...], needs: Needs) -> An
     return dy  # the engine sums over what was repeated
 
 
-@primitive
+@mover
 def squeeze(xp: ArrayModule, x: Array, *, axis: int | tuple[int, ...] | None = None) -> Value:
     """x without its axes of length 1 (all of them, or the named ones)"""
     return x.squeeze(axis), (x.shape,)
@@ -68,7 +68,7 @@ def _(xp: ArrayModule, dy: Array, original: Any, *, axis: int | tuple[int, ...] 
     return dy.reshape(original)
 
 
-@primitive
+@mover
 def expand_dims(xp: ArrayModule, x: Array, *, axis: int | tuple[int, ...]) -> Value:
     """x with new axes of length 1 at the named places of the result"""
     return xp.expand_dims(x, axis), (x.shape,)
@@ -79,7 +79,7 @@ def _(xp: ArrayModule, dy: Array, original: Any, *, axis: int | tuple[int, ...],
     return dy.reshape(original)
 
 
-@primitive
+@mover
 def flip(xp: ArrayModule, x: Array, *, axis: int | tuple[int, ...] | None = None) -> Value:
     """x read backwards along the named axes (None: all)"""
     return xp.flip(x, axis), ()
@@ -90,7 +90,7 @@ def _(xp: ArrayModule, dy: Array, *, axis: int | tuple[int, ...] | None = None, 
     return xp.flip(dy, axis)
 
 
-@primitive
+@mover
 def pad(xp: ArrayModule, x: Array, *, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Value:
     """x framed with `value`: widths[i] = (before, after) for axis i"""
     if len(widths) != x.ndim:
@@ -103,7 +103,7 @@ def _(xp: ArrayModule, dy: Array, original: Any, *, widths: Any, value: float = 
     return dy[tuple(slice(before, before + n) for (before, _), n in zip(widths, original, strict=True))]
 
 
-@primitive
+@mover
 def concatenate(xp: ArrayModule, *arrays: Array, axis: int = 0) -> Value:
     """The arrays one after the other along an axis that they all have"""
     return xp.concatenate(arrays, axis=axis), ([x.shape[axis] for x in arrays],)
@@ -116,7 +116,7 @@ def _(xp: ArrayModule, dy: Array, lengths: list[int], *, axis: int = 0, needs: N
     return tuple(xp.moveaxis(along[start:stop], 0, axis) for start, stop in pairwise(bounds))
 
 
-@primitive
+@mover
 def stack(xp: ArrayModule, *arrays: Array, axis: int = 0) -> Value:
     """Arrays of one shape, side by side along a new axis"""
     return xp.stack(arrays, axis=axis), ()

@@ -21,6 +21,7 @@ from nanograd.optim import (
     clip_grad_norm,
     warmup_cosine,
 )
+from nanograd.precision import float_type
 from nanograd.random import random_words
 from nanograd.tensor import Tensor
 from nanograd.testing import is_floating, random_like, value_and_gradients
@@ -45,7 +46,7 @@ def to_fake(a: Any) -> Any:
 
 @pytest.mark.usefixtures("_stand_in")
 @pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, float_type("bf16")], ids=lambda dtype: np.dtype(dtype).name)
 def test_every_op_runs_on_the_stand_in_and_agrees_with_the_cpu(case, dtype):
     arrays = case.draw(dtype=dtype)
     expected = value_and_gradients(lambda *inputs: case.call(inputs), arrays)
@@ -58,8 +59,8 @@ def test_every_op_runs_on_the_stand_in_and_agrees_with_the_cpu(case, dtype):
             continue
         assert isinstance(found, fake_cupy.ndarray)
         assert found.dtype == wanted.dtype
-        tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype is np.float32 else {"rtol": 1e-12, "atol": 1e-14}
-        np.testing.assert_allclose(found.held, wanted, **tolerance)
+        rtol = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2**-7}[np.dtype(dtype).name]
+        np.testing.assert_allclose(found.held.astype(float), wanted.astype(float), rtol=rtol, atol=0.1 * rtol)
 
 
 @pytest.mark.usefixtures("_stand_in")
