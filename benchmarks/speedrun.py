@@ -14,12 +14,14 @@ before the race). The first seed decides whether PyTorch or torch.compile is fas
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +86,14 @@ def torchs(config: TrainConfig, seed: int, threads: int, quick: bool, *, compile
     train, held_out = characters(token_files(config))
     alphabet = np.unique(np.concatenate([train, held_out]))
     train, held_out = (np.searchsorted(alphabet, ids) for ids in (train, held_out))
-    steps = small_gpt.STEPS // 10 if quick else small_gpt.STEPS
-    run = small_gpt.Training(train, len(alphabet), steps=steps, seed=seed, threads=threads, compiled=compiled)
-    windows = in_windows(held_out)
+    recipe = small_gpt.CHARACTERS
+    recipe = replace(recipe, steps=recipe.steps // 10) if quick else recipe
+    run = small_gpt.Training(train, len(alphabet), recipe, seed=seed, threads=threads, compiled=compiled)
+    windows, done = in_windows(held_out), itertools.count()
     parameters = sum(p.numel() for p in run.model.parameters())
-    yield from turn_by_turn(run.step, lambda every: run.validate(windows[::every]), steps, parameters, start)
+    yield from turn_by_turn(
+        lambda: run.step(next(done)), lambda every: run.validate(windows[::every]), recipe.steps, parameters, start
+    )
 
 
 def turn_by_turn(

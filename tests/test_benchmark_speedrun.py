@@ -55,8 +55,9 @@ def test_the_yardstick_is_the_fields_model_and_ours_is_no_larger() -> None:
     theirs = sum(p.numel() for p in small_gpt.SmallGPT(65).parameters())
     assert theirs == 804_096  # nanoGPT's 0.80 M
     assert count_parameters(speedrun.PRESETS["speedrun"].model) <= theirs
-    assert small_gpt.learning_rate(2000, 2000) == pytest.approx(1e-4)
-    assert small_gpt.learning_rate(100, 2000) == 1e-3
+    assert small_gpt.CHARACTERS.learning_rate(2000) == pytest.approx(1e-4)
+    assert small_gpt.CHARACTERS.learning_rate(100) == 1e-3
+    assert small_gpt.CHARACTERS.learning_rate(0) == pytest.approx(1e-3 / 101)
 
 
 def test_both_learn_a_text(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +77,8 @@ def test_both_learn_a_text(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(speedrun.PRESETS, "speedrun", small)
     monkeypatch.setattr("nanograd.kernels.load", lambda precision: None)
     monkeypatch.setattr(speedrun, "WINDOW", 16)
-    for name, value in (("WIDTH", 8), ("HEADS", 2), ("LAYERS", 1), ("CONTEXT", 16), ("STEPS", 300)):
-        monkeypatch.setattr(small_gpt, name, value)
+    recipe = small_gpt.Recipe(width=8, heads=2, layers=1, context=16, steps=300)
+    monkeypatch.setattr(small_gpt, "CHARACTERS", recipe)
     config = speedrun.settings(str(text), quick=False)
     ours = list(speedrun.ours(config, seed=0))
     theirs = list(speedrun.torchs(config, 0, 1, True, compiled=False))
