@@ -2,8 +2,8 @@
 
 It refuses what CuPy refuses: host and device arrays in one call, a silent copy to the host, a name or an argument
 that CuPy does not have. The real CuPy, which can be imported without a driver, is asked which names it has.
-And it counts what costs time on a device: launches (results in new memory), copies from the host, and waits for
-the device (syncs).
+And it counts what costs time on a device: launches (results in new memory, and kernels), copies from the host, and
+waits for the device (syncs).
 
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)        # from now on array_module(fake array) is this module
 
@@ -23,7 +23,7 @@ import cupy as real
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from tests import fake_cuda
+from tests import fake_cuda, fake_memory
 from tests.fake_cuda import counts  # "launch", "allocation", "sync", "h2d": since the start, or since a test cleared it
 
 THIS = sys.modules[__name__]
@@ -193,20 +193,17 @@ def _to_device(result: Any, inputs: list[np.ndarray], again: Any, *, filled: boo
         return result
     array = np.asarray(result)
     if not any(np.may_share_memory(array, x) for x in inputs):
-        array = _as_allocated(array)
+        array = _as_allocated(array, filled=filled)
         fake_cuda.fresh(array, again, filled=filled)
     return ndarray(array)
 
 
-def _as_allocated(array: np.ndarray) -> np.ndarray:
-    """The same numbers where CuPy's memory pool would put a new array: at a multiple of 512 bytes."""
-    memory = np.empty(array.nbytes + 512, np.uint8)
-    start = -memory.ctypes.data % 512
-    axes = sorted(range(array.ndim), key=lambda i: -array.strides[i])
-    dense = memory[start : start + array.nbytes].view(array.dtype).reshape([array.shape[i] for i in axes])
-    moved = dense.transpose(np.argsort(axes)) if axes else dense
-    moved[...] = array
-    return moved
+def _as_allocated(array: np.ndarray, *, filled: bool = True) -> np.ndarray:
+    """The same numbers (or none yet) in memory of the device."""
+    there = fake_memory.allocate(array)
+    if filled:
+        there[...] = array
+    return there
 
 
 def _arrays(args: Any) -> list[np.ndarray]:
@@ -253,6 +250,23 @@ def array(obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> n
     copied = _as_allocated(np.array(obj.held, dtype=dtype, order=order))
     fake_cuda.fresh(copied, lambda: obj.held, filled=True)
     return ndarray(copied)
+
+
+def launcher(run: Any) -> Any:
+    """For nanograd.kernels.cuda.launch.register: counts kernels, and sees when one writes beside its arrays.
+
+    run  runs one: the emulator
+    """
+
+    def launch(kernel: str, grid: Any, block: Any, arguments: Any, shared: int) -> None:
+        def act() -> None:
+            run(kernel, grid, block, arguments, shared)
+            fake_memory.check_fences([x.held for x in arguments if isinstance(x, ndarray)])
+
+        counts[kernel] += 1
+        fake_cuda.enqueue(act)
+
+    return launch
 
 
 def asnumpy(a: Any) -> np.ndarray:
