@@ -81,13 +81,8 @@ class Averaged(Optimizer):
         if not self.steps:  # no mean yet
             yield
             return
-        parameters = self.flat.parameters
-        weights = parameters.copy()
-        parameters[...] = self.average
-        try:
+        with self.flat.holding(self.average):
             yield
-        finally:
-            parameters[...] = weights
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's, and 'average.NAME' for each parameter."""

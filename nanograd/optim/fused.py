@@ -52,7 +52,8 @@ class FusedIntoBackward:
         try:
             yield
             for name, parameter in list(self._waiting.items()):
-                parameter.grad = backend.array_module(parameter.data).zeros_like(parameter.data)
+                xp = backend.array_module(parameter.data)
+                parameter.grad = xp.zeros(parameter.shape, backend.accumulator(parameter.dtype))
                 self._take(name, parameter)
             self.optimizer.end()
         finally:

@@ -61,6 +61,7 @@ class Muon(Optimizer):
             self.flat.gradients[part.where] = 0
         for part in self.adamw.parts:
             self.adamw.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
+        self.end()
 
     def begin(self) -> None:
         """Count the step in both halves."""

@@ -74,8 +74,9 @@ class Optimizer(ABC):
         """Change one parameter, between `begin` and `end`: bit for bit as `step` would."""
         self.update(self.places[name], gradient.reshape(-1), lr, scale=1.0, zero_grad=False)
 
-    def end(self) -> None:  # noqa: B027  # most have nothing left to do then
-        """All parameters have been updated."""
+    def end(self) -> None:
+        """All parameters have been updated: so is what the model computes with, if that is another array."""
+        self.flat.refresh(self.steps)
 
     def hyper(self, lr: float) -> list[float]:
         """The numbers that the next step will use and that change from step to step, lr first.
