@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nanograd.kernels.cuda import sources
 from nanograd.kernels.cuda.sources import digest, kept, source_of
 
 # Kernels read one piece of memory by several types; and products must not be contracted differently on each CPU.
@@ -48,7 +49,7 @@ SCHEDULES = (
 class Emulator:
     """A launcher (see launch.register) that runs each kernel to its end, under one schedule.
 
-    flags  more of the compiler's, such as -fsanitize=address.   folder  of .cu files, if not the package's own
+    flags  more of the compiler's, such as -fsanitize=address
     """
 
     def __init__(self, schedule: Schedule = SCHEDULES[0], *, flags: tuple[str, ...] = ()) -> None:
@@ -118,7 +119,8 @@ def load(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The file's kernels as a library, compiled if that was not done before. Raises EmulationError."""
     compiler = find_compiler()
     name = f"{source.stem}-emulated-{digest(source, *compiler, *FLAGS, *flags)}.so"
-    return ctypes.CDLL(str(kept(name, lambda: _compile(source, [*compiler, *FLAGS, *flags]))))
+    command = [*compiler, *FLAGS, *flags, f"-I{sources.FOLDER}"]
+    return ctypes.CDLL(str(kept(name, lambda: _compile(source, command))))
 
 
 def _compile(source: Path, command: list[str]) -> bytes:

@@ -89,7 +89,7 @@ std::string signature(void (*)(A...)) {
 #define gridDim (nk::block()->grid)
 
 #define __syncthreads() nk::barrier(__LINE__)
-#define __syncwarp(...) nk::sync_warp(__LINE__, ##__VA_ARGS__)
+#define __syncwarp(...) nk::SyncWarp{__LINE__}(__VA_ARGS__)
 #define __shfl_sync(mask, value, from) nk::shuffle(mask, value, from, __LINE__)
 #define __shfl_xor_sync(mask, value, bits) nk::shuffle(mask, value, nk::lane() ^ (bits), __LINE__)
 #define __shfl_down_sync(mask, value, by) nk::shuffle(mask, value, nk::neighbour(by), __LINE__)
@@ -100,7 +100,10 @@ std::string signature(void (*)(A...)) {
 
 namespace nk {
 
-inline void sync_warp(int line, u32 mask = 0xffffffffu) { exchange(mask, nullptr, 0, line); }
+struct SyncWarp {
+  int line;
+  void operator()(u32 mask = 0xffffffffu) const { exchange(mask, nullptr, 0, line); }
+};
 
 inline unsigned neighbour(int by) {  // a lane without a neighbour that far away keeps its own value
   int there = int(lane()) + by;

@@ -39,7 +39,7 @@ def source_of(kernel: str) -> Path:
 
 def digest(source: Path, *more: str) -> str:
     """Sixteen hexadecimal digits that change with the source, with any header, and with `more`: options, versions."""
-    content = b"".join(path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h"))])
+    content = b"".join(path.read_bytes() for path in [source, *sorted(FOLDER.glob("*.h"))])
     return hashlib.sha256(b"\0".join([content, *(part.encode() for part in more)])).hexdigest()[:16]
 
 
