@@ -1,5 +1,6 @@
 """Floor 6. Pictures of runs: python -m nanograd.plot RUN [RUN …] --out FILE.png"""
 
+import csv
 import io
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pre_process.files import write_atomic
 
 ABOUT = (
     "Draw RUN/loss.png from metrics.jsonl, or several runs in one picture, told apart by the settings that differ; "
-    "with --attention TEXT also RUN/attention.png, who looks at whom in TEXT."
+    "with --attention TEXT also RUN/attention.png, who looks at whom in TEXT, and with --csv the numbers as a table."
 )
 Axis = Literal["step", "tokens", "seconds"]
 MOST_SETTINGS = 4  # that a legend names for one run
@@ -154,6 +155,18 @@ def draw_attention(weights: np.ndarray, tokens: Sequence[str], path: Path) -> Pa
     return _write(figure, path)
 
 
+def write_table(runs: Sequence[Path], path: Path) -> Path:
+    """Write metrics.jsonl of each run as one CSV file (RFC 4180): a row for each step, a column for each figure."""
+    rows = [{"run": run.resolve().name, **record} for run in runs for record in read_metrics(run)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, restval="")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+    return path
+
+
 def _write(figure: Any, path: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
@@ -170,6 +183,8 @@ class PlotConfig(msgspec.Struct, frozen=True, kw_only=True):
     """file of the picture (default for one run: RUN/loss.png)"""
     x: Axis = "step"
     """what the curves are drawn against"""
+    csv: str = ""
+    """file for a table of the runs' metrics, a row for each step"""
     attention: str = ""
     """text whose attention maps are drawn, one panel for each layer and head"""
 
@@ -198,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(runs) > 1 and config.attention:
         raise ValueError("--attention draws one run's model: name one run")
     print(draw_runs(runs, Path(config.out or runs[0] / "loss.png"), x=config.x))
+    if config.csv:
+        print(write_table(runs, Path(config.csv)))
     if config.attention:
         print(draw_attention(*attention_maps(runs[0], config.attention), runs[0] / "attention.png"))
 

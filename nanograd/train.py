@@ -210,7 +210,8 @@ class Run:
         improved = False
         if self.trainer.bad_step:
             self._tell_skipped(self.trainer.bad_step)
-        if step % config.eval_every == 0 or last:
+        told = self.alerts.check(record)
+        if step % config.eval_every == 0 or last or "loss_alert" in told:
             try:
                 improved = self._validate()
             except terminal.StopAskedError:
@@ -218,11 +219,11 @@ class Run:
                 self.save()
                 return
         record["seconds"] = self._seconds()
-        self._alert()
+        self._tell_alerts(told)
         self.metrics.write(record)
         self.events.add(record)
         self.is_recorded = True
-        if improved or self._checkpoint_due(step):
+        if self._checkpoint_due(step) or improved:
             self.save()
         if "val_loss" in record:
             self._draw()
@@ -231,9 +232,11 @@ class Run:
             self.display.print(f"step {step}: {self.trainer.sample(step, self.stop)}")
         self.display.update(record, val_loss=self.val_loss, skipped=self.trainer.guard.state.skipped)
 
-    def _alert(self) -> None:
-        """Say what has become unusual with this step, and have it saved: whoever looks into it finds the model."""
-        told = self.alerts.check(self.record)
+    def _tell_alerts(self, told: dict[str, str]) -> None:
+        """Say what has become unusual with this step, and have it saved: whoever looks into it finds the model.
+
+        A loss that jumps has been validated too, in a resumed run as in a whole one; slow steps are the machine's.
+        """
         self.record |= told
         for line in told.values():
             log.info("alert: %s", line)

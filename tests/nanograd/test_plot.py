@@ -1,5 +1,6 @@
 """Pictures: smoothing is right at the edges, what is drawn is written whole, damaged metrics are refused."""
 
+import csv
 import json
 
 import numpy as np
@@ -122,3 +123,20 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, monkeypatch, capsys, argv, m
         run_with(tmp_path / name)
     fails(plot.main, argv, message, capsys)
     assert list(tmp_path.glob("x.*")) == []
+
+
+def test_metrics_as_a_table(tmp_path, capsys):
+    for name in ("a", "b, c"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, [{"step": 1, "loss": 2.5}, {"step": 2, "loss": None, "skipped": 'say "no"'}])
+    out = tmp_path / "table.csv"
+    argv = [str(tmp_path / "a"), str(tmp_path / "b, c"), "--out", str(tmp_path / "x.png"), "--csv", str(out)]
+    assert terminal.run(plot.main, argv) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[:2] == [
+        {"run": "a", "step": "1", "loss": "2.5", "skipped": ""},
+        {"run": "a", "step": "2", "loss": "", "skipped": 'say "no"'},
+    ]
+    assert [row["run"] for row in rows[2:]] == ["b, c"] * 2

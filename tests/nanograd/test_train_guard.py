@@ -138,3 +138,13 @@ def test_with_skipped_spikes_the_loss_ends_as_in_a_run_without_them(flags, tmp_p
     assert "step 100 skipped, loss " in capsys.readouterr().err
     assert records(whole)[-1]["val_loss"] == pytest.approx(clean, rel=0.01)
     assert hurt > 1.05 * clean
+
+
+def test_a_loss_that_jumps_is_told_once_validated_and_saved(flags, tmp_path, monkeypatch, capsys):
+    spoil_steps(monkeypatch, 24, 25, by=5)
+    seldom = ["--steps", "26", "--eval-every", "26", "--checkpoint-every", "26"]
+    out = begin([*flags, *seldom], tmp_path / "x")
+    assert capsys.readouterr().err.count("alert: step 24: loss ") == 1
+    assert [r["step"] for r in records(out) if "loss_alert" in r] == [24]
+    assert [r["step"] for r in records(out) if "val_loss" in r] == [24, 26]
+    assert [path.name for path in all_checkpoints(out)] == ["step-00000024", "step-00000026"]
