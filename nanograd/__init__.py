@@ -7,6 +7,7 @@
 Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py` and `train.py`.
 """
 
+import pre_process  # first: it lets Ctrl-C end a command that is still being imported
 from nanograd import backend, nn, ops, profile  # backend first: it has something to say before NumPy is imported
 from nanograd.nn import Module, Parameter
 from nanograd.tensor import Tensor, no_grad

@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 
 from nanograd.data import open_tokens
-from nanograd.settings import TrainConfig
+from nanograd.settings import PRESETS, TrainConfig
 from pre_process import corpus
 from pre_process.arrays import ArrayFileError, load_array, save_array
 from pre_process.fitting import TokenizerSettings, VectorSettings, train_tokenizer, train_vectors
 from pre_process.pre_process import PreProcess
 from pre_process.provenance import Provenance
+from pre_process.provenance import Settings as FitSettings
 from pre_process.token_files import Manifest, TokenFileError, read_manifest, write_tokens
 from pre_process.token_shards import holds_tokens
 from pre_process.tokenizer import Tokenizer
@@ -123,6 +124,7 @@ def fitted_folder(config: TrainConfig) -> Fitted | None:
     if not isinstance(found.tokenizer, Tokenizer):
         raise ValueError(f"{path} holds a {type(found.tokenizer).__name__}: training wants byte-pair encoding")
     _check_vocabulary(config, path, found.tokenizer.vocab_size)
+    _check_asked(config, path, found.provenance.settings)
     n_dimensions = found.embeddings.shape[1]
     if config.init == "word2vec" and n_dimensions != config.model.d_model:
         raise ValueError(
@@ -130,6 +132,19 @@ def fitted_folder(config: TrainConfig) -> Fitted | None:
             f"give --d-model {n_dimensions} or --init random"
         )
     return Fitted(found.tokenizer, found.embeddings, found.provenance)
+
+
+def _check_asked(config: TrainConfig, path: Path, made: FitSettings) -> None:
+    """Raise ValueError for a setting, not the preset's own, of what was fitted otherwise: it would change nothing."""
+    preset = PRESETS[config.preset]
+    tokenizer = [
+        (name, config.text, preset.text, made.tokenizer) for name in ("pattern", "normalizer", "min_frequency")
+    ]
+    vectors = [(f"word2vec_{name}", config, preset, made.vectors) for name in ("architecture", "epochs")]
+    for name, given, usual, fitted in (*tokenizer, *vectors):
+        asked, flag = getattr(given, name), "--" + name.replace("_", "-")
+        if asked not in (getattr(usual, name), getattr(fitted, name.removeprefix("word2vec_"), None)):
+            raise ValueError(f"{path} was not fitted with {flag} {asked}: leave it out, or fit anew")
 
 
 def token_folder(config: TrainConfig) -> Path:

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from pre_process.terminal import hear_ctrl_c
+
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
@@ -31,6 +33,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # half a prompt is no reason to lose a text
     before = signal.signal(signal.SIGTERM, _interrupt)
+    hear_ctrl_c()
     try:
         code = main(argv) or 0
         if sys.stdout:  # None where the caller has closed it

@@ -21,6 +21,7 @@ def run_command(work: Callable[[], None]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a lone surrogate is no reason to lose a text
+    hear_ctrl_c()
     try:
         work()
         if sys.stdout:  # None where the caller has closed it
@@ -35,6 +36,12 @@ def run_command(work: Callable[[], None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def hear_ctrl_c() -> None:
+    """Ctrl-C raises KeyboardInterrupt again, which it did not while the command was imported (pre_process/__init__)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def one_line(error: BaseException) -> str:

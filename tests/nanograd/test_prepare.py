@@ -88,6 +88,8 @@ def test_a_token_folder_must_have_been_made_by_the_fitted_tokenizer(fitted, flag
         (["--d-model", "32"], "word vectors of 16 dimensions, the model's have 32: give --d-model 16 or --init random"),
         (["--vocab-size", "270"], "tokens, the model 270: give --vocab-size"),
         (["--pre-process", "nowhere"], "nowhere/provenance.json is missing"),
+        (["--word2vec-epochs", "3"], "was not fitted with --word2vec-epochs 3: leave it out, or fit anew"),
+        (["--pattern", "naive"], "was not fitted with --pattern naive: leave it out, or fit anew"),
         (["--pre-process", ""], "--pre-process: Expected `str` of length >= 1"),
     ],
 )
