@@ -1,5 +1,6 @@
 """python -m pre_process.tokenizer: what it writes and prints, one line for each fault, nothing half-written."""
 
+import contextlib
 import io
 import json
 import os
@@ -274,7 +275,8 @@ def test_ctrl_c_leaves_nothing(folder: Path, tmp_path: Path) -> None:
                 time.sleep(0.005)
             while process.poll() is None:  # one that comes just before it waits for the pipe is not heard until later
                 process.send_signal(signal.SIGINT)
-                time.sleep(1)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=30)
         assert process.stderr is not None
         complaint = process.stderr.read()
     assert (process.returncode, complaint[-12:]) == (130, b"interrupted\n")
