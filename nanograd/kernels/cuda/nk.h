@@ -101,6 +101,13 @@ NK_DEV bool in_packs(const T* p, int C) {
   return C % widest<T> == 0 && reinterpret_cast<u64>(p) % 16 == 0;
 }
 
+// Number i of an array of integers that are `bytes` wide: token ids and positions are uint16, int32 or int64.
+NK_DEV i64 integer_at(const u8* integers, i64 i, int bytes) {
+  if (bytes == 2) return reinterpret_cast<const u16*>(integers)[i];
+  if (bytes == 4) return reinterpret_cast<const int*>(integers)[i];
+  return reinterpret_cast<const i64*>(integers)[i];
+}
+
 // ---- Sums and maxima, the same on every lane, always added in the same order.
 
 constexpr u32 ALL_LANES = 0xffffffffu;

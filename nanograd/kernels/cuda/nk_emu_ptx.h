@@ -97,6 +97,7 @@ std::string signature(void (*)(A...)) {
 #define __ballot_sync(mask, truth) nk::ballot(mask, (truth), __LINE__)
 #define __any_sync(mask, truth) (nk::ballot(mask, (truth), __LINE__) != 0)
 #define __all_sync(mask, truth) (nk::ballot(mask, !(truth), __LINE__) == 0)
+#define __match_any_sync(mask, value) nk::match_any(mask, value, __LINE__)
 
 namespace nk {
 
@@ -118,6 +119,15 @@ inline u32 ballot(u32 mask, bool truth, int line) {
   return votes;
 }
 
+// The lanes that bring the same value as this one.
+inline u32 match_any(u32 mask, u32 value, int line) {
+  u64 word = value;
+  Exchange all = exchange(mask, &word, 1, line);
+  u32 alike = 0;
+  for (unsigned i = 0; i < 32; i++) alike |= u32(all.word(i, 0) == word) << i;
+  return alike;
+}
+
 }  // namespace nk
 
 inline float __uint_as_float(u32 bits) {
@@ -136,6 +146,9 @@ inline float __int_as_float(int bits) { return __uint_as_float(u32(bits)); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
+inline void sincospif(float x, float* sine, float* cosine) {  // of π x
+  *sine = float(sin(x * 3.141592653589793)), *cosine = float(cos(x * 3.141592653589793));
+}
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float fast_exp2(float x) { return exp2f(x); }
