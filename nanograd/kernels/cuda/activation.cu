@@ -131,7 +131,8 @@ NK_DEV void swiglu_rows_backward(T* dx, const T* dy, const T* x, int N, int F) {
   if (j >= F) return;
   for (int row = blockIdx.y; row < N; row += gridDim.y) {
     i64 at = i64(row) * 2 * F + j;
-    pack<T, WIDE> dg, du, g = load_pack<WIDE>(x + at), u = load_pack<WIDE>(x + at + F), d = load_pack<WIDE>(dy + i64(row) * F + j);
+    pack<T, WIDE> g = load_pack<WIDE>(x + at), u = load_pack<WIDE>(x + at + F);
+    pack<T, WIDE> dg, du, d = load_pack<WIDE>(dy + i64(row) * F + j);
 #pragma unroll
     for (int k = 0; k < WIDE; k++) {
       Bend opened = silu_at(to_float(g.v[k]));

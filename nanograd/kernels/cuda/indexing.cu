@@ -75,7 +75,8 @@ NK_DEV void sort_by_digit(Pairs from, Pairs to, int* counts, int N, int shift) {
   int stretch = (N + 32 * WARPS - 1) / (32 * WARPS) * 32, begin = warp * stretch, end = min(N, begin + stretch);
   for (int i = threadIdx.x; i < DIGITS * COLUMN; i += blockDim.x) counts[i] = 0;
   __syncthreads();
-  for (int i = begin + lane; i < end; i += 32) atomicAdd(&counts[(from.ids[i] >> shift & (DIGITS - 1)) * COLUMN + warp], 1);
+  for (int i = begin + lane; i < end; i += 32)
+    atomicAdd(&counts[(from.ids[i] >> shift & (DIGITS - 1)) * COLUMN + warp], 1);  // counts of integers have no order
   __syncthreads();
   counts_to_places(counts);
   for (int i = begin + lane; i - lane < end; i += 32) {

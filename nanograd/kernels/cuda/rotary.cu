@@ -61,7 +61,7 @@ NK_DEV void copy(T* y, const T* x, int n) {
   for (int i = threadIdx.x * WIDE; i < n; i += blockDim.x * WIDE) store_pack(y + i, load_pack<WIDE>(x + i));
 }
 
-// y = x, the first `heads` heads of each row turned.   x, y (N, width), speeds (D/2,), row r stands at positions[r mod P]
+// y = x, the first `heads` heads of each row turned.   x, y (N, width), speeds (D/2,); row r is at positions[r mod P].
 // Block (threads of a row, rows). wide: whether 16 bytes never cross a head's middle (halves) or end (pairs)
 template <class T>
 NK_DEV void rotary_rows(T* y, const T* x, const u8* positions, int position_bytes, const u64* speeds, float amplitude,
