@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanograd import backend
-from nanograd.kernels.cuda import launch, sources
+from nanograd.kernels.cuda import cublaslt, launch, sources
 from nanograd.kernels.cuda.emulation import SCHEDULES, EmulationError, Emulator, Schedule, find_compiler
 
 if folder := os.environ.get("KERNELS_UNDER_TEST"):  # a copy with one fault in it (test_mutations.py)
@@ -33,11 +33,12 @@ def device(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
         find_compiler()
     except EmulationError as error:
         pytest.skip(str(error))
-    from tests import fake_cupy
+    from tests import fake_cublaslt, fake_cupy
 
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     launch.register(fake_cupy, fake_cupy.launcher(Emulator(schedule, flags=FLAGS)))
+    cublaslt.register(fake_cupy, fake_cublaslt.FakeCublasLt)
     launch.register_twins(fake_cupy)
     backend.use_kernels(True)
     fake_cupy.counts.clear()
