@@ -1,6 +1,6 @@
 """Floor 5. A step that was skipped, explained and kept: RUN/bad-step holds all that is needed to see it go bad again.
 
-    bad_step.json       step, seed, numbers of its micro-batches, dropout calls before it, what was found
+    bad_step.json       step, seed, numbers of its micro-batches, dropout calls and updates before it, what was found
     batches.safetensors its token ids and targets
     model.safetensors   the weights before it, which are those after it too
     config.toml         the settings
@@ -25,6 +25,7 @@ from nanograd.diagnosis import first_bad_layer
 from nanograd.io.arrays import read_arrays, write_arrays
 from nanograd.io.checkpoint import WEIGHTS
 from nanograd.models import DecoderLM
+from nanograd.optim import FlatParameters
 from nanograd.settings import PRESETS, TrainConfig
 from nanograd.trainer import BadStep, Trainer
 from pre_process.files import new_folder, write_atomic
@@ -44,6 +45,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dropout_calls: int
     first_batch: int
     n_batches: int
+    updates: int = 0
 
 
 def explain(bad: BadStep, trainer: Trainer) -> str:
@@ -71,13 +73,15 @@ def save(folder: Path, bad: BadStep, trainer: Trainer, *, found: str, settings: 
         dropout_calls=bad.dropout_calls,
         first_batch=trainer.next_batch - len(bad.batches),
         n_batches=len(bad.batches),
+        updates=trainer.optimizer.steps,
     )
     arrays = {f"{i}.{name}": x for i, batch in enumerate(bad.batches) for name, x in _given(batch).items()}
     with new_folder(folder, replace=True) as new:
         write_atomic(new / ABOUT, msgspec.json.format(msgspec.json.encode(about)) + b"\n")
         write_atomic(new / "config.toml", settings)
         write_arrays(new / BATCHES, arrays)
-        write_arrays(new / WEIGHTS, trainer.model.state_dict())
+        with trainer.parameters.in_float32():
+            write_arrays(new / WEIGHTS, trainer.model.state_dict())
 
 
 def replay(folder: Path) -> str:
@@ -95,7 +99,7 @@ def replay(folder: Path) -> str:
         Batch(**{name: x for key, x in arrays.items() for i, _, name in [key.partition(".")] if i == str(number)})
         for number in range(about.n_batches)
     ]
-    model = _model(folder, config)
+    model = _model(folder, config, updates=about.updates)
     with np.errstate(over="ignore", invalid="ignore"):
         return first_bad_layer(model, batches, about.dropout_calls, config)
 
@@ -111,11 +115,13 @@ def _given(batch: Batch) -> dict[str, np.ndarray]:
     return {name: x for name, x in batch._asdict().items() if x is not None}
 
 
-def _model(folder: Path, config: TrainConfig) -> DecoderLM:
+def _model(folder: Path, config: TrainConfig, *, updates: int) -> DecoderLM:
     model = DecoderLM(config.model, seed=config.seed)
     model.load_state_dict(read_arrays(folder / WEIGHTS))
     model.recompute_blocks = config.recompute_blocks
     if config.freeze_embeddings:
         model.freeze_embeddings()
     model.to(config.device)
+    if config.precision != "float32":
+        FlatParameters(model, precision=config.precision, seed=config.seed).refresh(updates)
     return model

@@ -9,6 +9,7 @@ from nanograd.data import LayoutName
 from nanograd.models import PRESETS as MODEL_PRESETS
 from nanograd.models import DecoderLMConfig
 from nanograd.optim_settings import OptimConfig
+from nanograd.precision import Precision
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # compiled code counts in 64 bits, products too
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
@@ -69,6 +70,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """cpu, cuda or cuda:N"""
     matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
+    precision: Precision = "float32"
+    """what the model computes in; weights are kept in float32 all the same. bf16 and fp16 are for GPUs: on the CPU they
+    run by the plain formulas, slowly, as a proof"""
+    loss_scale: Positive | None = None
+    """fp16: what the loss is multiplied by at first, lest gradients vanish (None: 65536); overflow halves it"""
+    loss_scale_steps: Count | None = None
+    """fp16: steps without overflow that double it (None: 2000)"""
     recompute_blocks: bool = False
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
@@ -126,6 +134,19 @@ def check_frozen(config: TrainConfig) -> None:
             "--freeze-embeddings would freeze the output layer too, as it is the same matrix: "
             "add --no-tie-embeddings to give it one of its own"
         )
+
+
+def check_precision(config: TrainConfig) -> None:
+    """Raise ValueError for settings that contradict --precision."""
+    if config.precision != "float32" and config.matmul_precision != "float32":
+        raise ValueError(
+            f"--matmul-precision {config.matmul_precision} rounds float32 factors, but with --precision "
+            f"{config.precision} they have 16 bits: give one of the two"
+        )
+    if config.precision != "fp16" and (config.loss_scale is not None or config.loss_scale_steps is not None):
+        raise ValueError("--loss-scale and --loss-scale-steps are for --precision fp16: no other type needs them")
+    if config.precision == "fp16" and config.optim.fuse_optimizer:
+        raise ValueError("--fuse-optimizer can't skip a step that overflows, as fp16 has to: give --precision bf16")
 
 
 _tiny = TrainConfig(

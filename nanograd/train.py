@@ -32,7 +32,7 @@ from nanograd.plot import draw_loss, read_metrics
 from nanograd.prepare import Prepared
 from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
-from nanograd.settings import PRESETS, TrainConfig, check_frozen
+from nanograd.settings import PRESETS, TrainConfig, check_frozen, check_precision
 from nanograd.train_report import announce_memory, describe, summarize
 from nanograd.trainer import BadStep, DivergedError, Trainer
 from nanograd.warm_up import compiled_kernels
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = from_command_line(PRESETS, argv, prog="python -m nanograd.train", about=ABOUT, bare=BARE, base=base)
         config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
         check_frozen(config)
+        check_precision(config)
         if config.resume and asked["resume"] is None:
             raise ConfigError("--resume belongs on the command line: a file of settings makes any number of runs")
         backend.check_device(config.device)
@@ -210,6 +211,8 @@ class Run:
         improved = False
         if self.trainer.bad_step:
             self._tell_skipped(self.trainer.bad_step)
+        elif self.trainer.loss_scale.overflowed:
+            log.info("step %d skipped, %s: now %g", step, record["skipped"], self.trainer.loss_scale.scale)
         told = self.alerts.check(record)
         if step % config.eval_every == 0 or last or "loss_alert" in told:
             try:
@@ -287,6 +290,7 @@ class Run:
             val_loss=self.val_loss,
             best_val_loss=self.best_val_loss,
             guard=self.trainer.guard.state,
+            loss_scale=self.trainer.loss_scale.state,
             made_with=environment(),
         )
         self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))
@@ -306,6 +310,7 @@ class Run:
             bytes_per_token=self.prepared.bytes_per_token(),
             parameters=self.trainer.describe_parameters(),
             skipped=self.trainer.guard.state.skipped,
+            overflows=self.trainer.loss_scale.state.overflows,
         )
 
 

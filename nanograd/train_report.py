@@ -37,7 +37,7 @@ def describe(config: TrainConfig) -> None:
 
 def announce_memory(config: TrainConfig) -> None:
     """Say, before the first step, what a run on the CPU will hold."""
-    if config.device == "cpu":
+    if config.device == "cpu" and config.precision == "float32":  # plain formulas keep more than is foreseen
         plan = _plan(config, left_behind())
         log.info("memory plan: %s", plan)
         terminal.console().print(f"memory plan: {plan}", markup=False, soft_wrap=True)  # whoever listens, or nobody
@@ -58,12 +58,13 @@ def summarize(
     bytes_per_token: float,
     parameters: str,
     skipped: int,
+    overflows: int,
 ) -> None:
     """A table of what was reached, and what to do next.
 
     record    the last line of metrics.jsonl
     val_loss  the last one measured, if one was
-    skipped   steps that were not taken
+    skipped   steps that were not taken; overflows: others, whose loss scale was too large
     """
     rows = {
         "training loss": "the last step was skipped"
@@ -74,6 +75,7 @@ def summarize(
         "tokens": f"{record['tokens']:,} in {record['seconds']:.0f} s = "
         f"{record['tokens'] / record['seconds']:,.0f} per second, evaluation and samples included",
         **({"skipped steps": f"{skipped:,}, marked in metrics.jsonl"} if skipped else {}),
+        **({"loss scale": f"too large in {overflows:,} steps, which were skipped"} if overflows else {}),
         "parameters": parameters,
         "peak memory": f"{terminal.peak_memory_mb():,.0f} MB",
         "run folder": str(out),

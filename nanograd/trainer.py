@@ -21,6 +21,7 @@ from nanograd.guard import Guard
 from nanograd.io.arrays import read_arrays
 from nanograd.io.checkpoint import WEIGHTS
 from nanograd.io.training_state import OPTIMIZER, RAW_WEIGHTS, Arrays, TrainingState
+from nanograd.loss_scale import LossScale
 from nanograd.memory import check_memory
 from nanograd.models import DecoderLM
 from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientError, clip_scale
@@ -52,7 +53,8 @@ class Trainer:
     next_batch  number of the next micro-batch: with the seed it says which tokens that holds
     tokens      targets learned from so far
     guard       looks at each step before it is taken
-    bad_step    the last step, if it was not taken
+    bad_step    the last step, if it was not taken; a loss scale that is too large makes none
+    loss_scale  what gradients are multiplied by: 1 but for fp16
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
@@ -71,7 +73,12 @@ class Trainer:
         if config.freeze_embeddings:
             self.model.freeze_embeddings()
         self.model.to(config.device)
-        self.parameters = FlatParameters(self.model, with_gradients=not config.optim.fuse_optimizer)
+        self.parameters = FlatParameters(
+            self.model,
+            with_gradients=not config.optim.fuse_optimizer,
+            precision=config.precision,
+            seed=config.seed,
+        )
         self.optimizer = make_optimizer(config.optim, self.parameters, self.model.hidden_matrices())
         self.fused = FusedIntoBackward(self.optimizer) if config.optim.fuse_optimizer else None
         targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
@@ -79,31 +86,38 @@ class Trainer:
         self.next_batch = self.tokens = 0
         self.guard = Guard(max_bad_steps=config.optim.max_bad_steps, skip_spikes=config.optim.skip_spikes)
         self.bad_step: BadStep | None = None
+        self.loss_scale = LossScale(config.precision, first=config.loss_scale, growth_steps=config.loss_scale_steps)
 
     def snapshot(self) -> Arrays:
         """File name → the arrays it will hold, each copied: what a step waits for when a run is saved.
 
         With a mean of the weights, that is the model; the weights themselves, which training goes on from, lie beside.
         """
-        with self.optimizer.averaged():
+        with self.optimizer.averaged(), self.parameters.in_float32():
             files = {WEIGHTS: _copied(self.model.state_dict())}
         if self.config.optim.ema_decay:
-            files[RAW_WEIGHTS] = _copied(self.model.state_dict())
+            with self.parameters.in_float32():
+                files[RAW_WEIGHTS] = _copied(self.model.state_dict())
         return {**files, OPTIMIZER: _copied(self.optimizer.state_dict())}
 
     def nbytes(self) -> int:
         """Of such a snapshot."""
-        model, optimizer = (
-            sum(int(array.nbytes) for array in state.values())
-            for state in (self.model.state_dict(), self.optimizer.state_dict())
-        )
+        with self.parameters.in_float32():
+            model, optimizer = (
+                sum(int(array.nbytes) for array in state.values())
+                for state in (self.model.state_dict(), self.optimizer.state_dict())
+            )
         return model * (2 if self.config.optim.ema_decay else 1) + optimizer
 
     def restore(self, checkpoint: Path, state: TrainingState) -> None:
         """Become what a checkpoint holds. Raises ValueError if it belongs to another model or optimizer."""
         raw = checkpoint / RAW_WEIGHTS
-        self.model.load_state_dict(read_arrays(raw if raw.exists() else checkpoint / WEIGHTS))
+        with self.parameters.in_float32():
+            self.model.load_state_dict(read_arrays(raw if raw.exists() else checkpoint / WEIGHTS))
         self.optimizer.load_state_dict(read_arrays(checkpoint / OPTIMIZER))
+        self.parameters.refresh(self.optimizer.steps)  # by the chance of then
+        if self.loss_scale.acts:
+            self.loss_scale.state = state.loss_scale
         self.model.dropout_keys.calls = state.dropout_calls
         self.next_batch, self.tokens, self.guard.state = state.next_batch, state.tokens, state.guard
 
@@ -121,9 +135,9 @@ class Trainer:
         config, started, calls = self.config, time.perf_counter(), self.model.dropout_keys.calls
         batches = [self._batch() for _ in range(config.accumulate)]
         tokens = sum(batch.n_targets for batch in batches)
-        lr = learning_rate_of(config.optim, step - 1, config.steps)
+        lr, scale = learning_rate_of(config.optim, step - 1, config.steps), self.loss_scale.scale
         loss, grad_norm, why = self._update(step, batches, lr)
-        self.bad_step = BadStep(step, why, batches, calls) if why else None
+        self.bad_step = BadStep(step, why, batches, calls) if why and not self.loss_scale.overflowed else None
         self.tokens += 0 if why else tokens
         seconds = time.perf_counter() - started
         record = {
@@ -133,6 +147,7 @@ class Trainer:
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens": self.tokens,
             "tokens_per_second": tokens / seconds,
+            **({"loss_scale": scale} if self.loss_scale.acts else {}),
         }
         return {**record, "skipped": why, "skipped_steps": self.guard.state.skipped} if why else record
 
@@ -143,20 +158,21 @@ class Trainer:
         """
         if self.fused is not None:
             return self._fused_update(self.fused, step, batches, lr)
-        loss = 0.0
+        loss, S = 0.0, self.loss_scale.scale
         for share in shares_of_loss(self.model, batches, self.config):
-            share.backward()
+            share.backward(self.loss_scale.first_gradient(share))
             loss += float(share.item())
         with part("gradient norm"):
             try:
-                grad_norm, scale = clip_scale(self.parameters, self.config.optim.clip_norm or math.inf)
+                grad_norm, scale = clip_scale(self.parameters, S * (self.config.optim.clip_norm or math.inf))
             except NonFiniteGradientError as error:
                 grad_norm, scale = error.norm, 1.0
-        if why := self.guard.check(loss, grad_norm, scale=scale):
+        grad_norm /= S
+        if why := self.loss_scale.check(loss, grad_norm) or self.guard.check(loss, grad_norm, scale=scale):
             self.parameters.zero_grad()
             return loss, grad_norm, why
         with part("optimizer"):
-            self.optimizer.step(lr, scale=scale, zero_grad=True)
+            self.optimizer.step(lr, scale=scale / S, zero_grad=True)
         return loss, grad_norm, ""
 
     def _fused_update(

@@ -33,6 +33,7 @@ FLOORS = [
         "bad_step",
         "diagnosis",
         "guard",
+        "loss_scale",
         "mixing",
         "prepare",
         "evaluation",

@@ -14,6 +14,7 @@ import numpy as np
 from nanograd.guard import GuardState
 from nanograd.io.arrays import write_arrays
 from nanograd.io.checkpoint import CheckpointError
+from nanograd.loss_scale import LossScaleState
 from pre_process.files import write_atomic
 
 OPTIMIZER, RAW_WEIGHTS, STATE = "optimizer.safetensors", "weights.safetensors", "state.json"
@@ -31,7 +32,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     is_recorded    False: a signal cut its evaluation short, so it is not in metrics.jsonl yet, and is evaluated again
     metrics_bytes  length of metrics.jsonl
     val_loss       the last one measured; best_val_loss: the lowest
-    guard          steps that were skipped, and what the next one is measured by
+    guard          steps that were skipped, and what the next one is measured by; loss_scale: for fp16
     """
 
     step: int
@@ -46,6 +47,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     best_val_loss: float | None
     made_with: dict[str, str | int]
     guard: GuardState = GuardState()
+    loss_scale: LossScaleState = LossScaleState()
 
 
 @dataclass(frozen=True)
