@@ -86,7 +86,7 @@ def test_a_kept_step_repeats_the_nan_of_the_run(flags, tmp_path, capsys):
     assert found.startswith("first not finite: the output of blocks.0.")
     about = json.loads((out / "bad-step" / "bad_step.json").read_text())
     assert about == {"step": 6, "why": "loss nan", "found": found, "seed": 0, "dropout_calls": 0, "first_batch": 5,
-                     "n_batches": 1}  # fmt: skip
+                     "n_batches": 1, "updates": 1}  # fmt: skip
 
 
 def test_weights_stay_as_they_were_while_steps_are_bad(flags, tmp_path, monkeypatch):
