@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nanograd.config import ConfigError, differences, from_preset, read_toml
+from nanograd.config import ConfigError, changed, differences, read_toml
 from nanograd.io.run_checkpoints import Manifest, newest_valid
 from nanograd.io.run_folder import clean_up, forget_unsaved, held
 from nanograd.io.training_state import TrainingState, environment, read_state
 from nanograd.prepare import Prepared
-from nanograd.settings import PRESETS, TrainConfig
+from nanograd.settings import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _open(run: Path) -> Earlier | None:
         return None
     clean_up(run)
     folder, manifest = found
-    config = from_preset(PRESETS, None, read_toml(folder / "config.toml"))
+    config = changed(TrainConfig(), read_toml(folder / "config.toml"))  # not the preset's defaults: those may change
     return Earlier(run, folder, manifest, read_state(folder), config)
 
 
