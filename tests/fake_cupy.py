@@ -294,6 +294,8 @@ def __getattr__(name: str) -> Any:
 class _Device:
     """`with cupy.cuda.Device(0):`"""
 
+    compute_capability = "90"
+
     def __init__(self, index: int) -> None:
         self.id = index
 

@@ -273,9 +273,11 @@ def test_what_cublaslt_cannot_take_is_refused_in_a_line(attempt):
 def test_a_product_without_a_kernel_is_known_before_it_is_tried():
     use(without=frozenset([Epilogue.BIAS]))
     settings = {"epilogue": "bias", "bias": random(N)}
-    assert cublaslt.offers(fake_cupy, a, b, out)
+    assert cublaslt.attempt(fake_cupy, a, b, out)
+    assert cublaslt.offers(fake_cupy, a, random(N, K), out, transpose_b=True)
     assert not cublaslt.offers(fake_cupy, a, b, out, **settings)
-    assert not cublaslt.offers(fake_cupy, a, random(K + 1, N), out)
+    assert not cublaslt.attempt(fake_cupy, a, b, out, **settings)
+    assert not cublaslt.attempt(fake_cupy, a, random(K + 1, N), out)
     with pytest.raises(ValueError, match=r"no kernel for cuda float32 \(6, 16\) times .* with epilogue bias"):
         gemm(a, b, out, **settings)
 

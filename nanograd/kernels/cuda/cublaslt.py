@@ -107,18 +107,31 @@ def gemm(
     Raises ValueError for operands that cuBLASLt can't take or has no kernel for, and CublasLtError if it failed, or if
     the product is new while a CUDA graph is recorded.
     """
-    operands = _operands(a, b, out, transpose_a, transpose_b, addend, epilogue, bias, aux)
-    device, stream = _device(xp, out), xp.cuda.get_current_stream()
-    known = _known(device, operands, stream)
-    if known is None:
+    a, b = a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b
+    operands = Operands(a, b, out if addend is None else addend, out, epilogue, bias, aux)
+    if not _run(xp, operands, alpha, beta):
         raise ValueError(f"gemm: cuBLASLt has no kernel for {operands}")
-    workspace = device.workspace(xp, stream.ptr)
-    addresses = [x.data.ptr for x in operands.matrices]
-    extra = [0 if x is None else x.data.ptr for x in (bias, aux)]
-    for offsets in known.batch.offsets():
-        pointers = Pointers(*map(sum, zip(addresses, offsets, strict=True)), *extra)
-        device.library.multiply(known.plan, pointers, alpha, beta, workspace, stream.ptr)
     return out
+
+
+def attempt(
+    xp: ArrayModule,
+    a: Array,
+    b: Array,
+    out: Array,
+    *,
+    beta: float = 0.0,
+    addend: Array | None = None,
+    epilogue: EpilogueName | None = None,
+    bias: Array | None = None,
+    aux: Array | None = None,
+) -> bool:
+    """`gemm` if cuBLASLt has a kernel for it, or False: then nothing has happened, and another way is to be found."""
+    operands = Operands(a, b, out if addend is None else addend, out, epilogue, bias, aux)
+    try:
+        return _run(xp, operands, 1.0, beta)
+    except ValueError:
+        return False
 
 
 def offers(
@@ -134,8 +147,9 @@ def offers(
     bias: Array | None = None,
     aux: Array | None = None,
 ) -> bool:
-    """Would `gemm` take these arguments? If so the plan is made by now. Computes nothing."""
-    operands = _operands(a, b, out, transpose_a, transpose_b, addend, epilogue, bias, aux)
+    """Would `gemm` take these arguments? If so their plan is made. Nothing is computed."""
+    a, b = a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b
+    operands = Operands(a, b, out if addend is None else addend, out, epilogue, bias, aux)
     try:
         return _known(_device(xp, out), operands, xp.cuda.get_current_stream()) is not None
     except ValueError:
@@ -148,19 +162,19 @@ def warm(xp: ArrayModule, a: Array, b: Array, out: Array, **settings: Any) -> No
     _device(xp, out).workspace(xp, xp.cuda.get_current_stream().ptr)
 
 
-def _operands(
-    a: Array,
-    b: Array,
-    out: Array,
-    transpose_a: bool,
-    transpose_b: bool,
-    addend: Array | None,
-    epilogue: EpilogueName | None,
-    bias: Array | None,
-    aux: Array | None,
-) -> Operands:
-    a, b = a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b
-    return Operands(a, b, out if addend is None else addend, out, epilogue, bias, aux)
+def _run(xp: ArrayModule, operands: Operands, alpha: float, beta: float) -> bool:
+    """False if cuBLASLt has no kernel for these operands"""
+    device, stream = _device(xp, operands.out), xp.cuda.get_current_stream()
+    known = _known(device, operands, stream)
+    if known is None:
+        return False
+    workspace = device.workspace(xp, stream.ptr)
+    addresses = [x.data.ptr for x in operands.matrices]
+    extra = [0 if x is None else x.data.ptr for x in (operands.bias, operands.aux)]
+    for offsets in known.batch.offsets():
+        pointers = Pointers(*map(sum, zip(addresses, offsets, strict=True)), *extra)
+        device.library.multiply(known.plan, pointers, alpha, beta, workspace, stream.ptr)
+    return True
 
 
 def _device(xp: ArrayModule, x: Array) -> _Device:

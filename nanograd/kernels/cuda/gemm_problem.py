@@ -137,6 +137,15 @@ def layout_of(shape: Sequence[int], strides: Steps, dtype: str, itemsize: int) -
     raise ValueError(f"gemm: a {dtype} matrix {tuple(shape[-2:])} with strides {tuple(strides[-2:])} is not dense")
 
 
+def is_dense(x: Array) -> bool:
+    """Can its last two axes be handed to cuBLASLt as they lie?"""
+    try:
+        layout_of(x.shape, x.strides, x.dtype.name, x.itemsize)
+    except ValueError:
+        return False
+    return True
+
+
 def _apart(step: int, n: int, itemsize: int) -> bool:
     """Do lines of n numbers, `step` bytes apart, not overlap?"""
     return step >= n * itemsize and step % itemsize == 0
