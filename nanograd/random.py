@@ -24,10 +24,19 @@ class DropoutKeys:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.calls = seed, 0
+        self._base: Array | None = None
 
-    def next(self) -> tuple[int, int]:
+    def next(self) -> tuple[int, Any]:
+        """The key of one more call. Its second part is an integer, or as `count_on_device` wants it."""
         self.calls += 1
-        return self.seed, self.calls
+        return self.seed, self.calls if self._base is None else self._base + (self.calls - self._first)
+
+    def count_on_device(self, base: Array | None) -> None:
+        """From now on a call's number is read from the device: base, a uint64 without axes, and the calls since now.
+
+        A captured CUDA graph repeats its launches as they are: for new masks the base has to change. None: no more.
+        """
+        self._base, self._first = base, self.calls
 
 
 def philox_4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from nanograd.settings import TrainConfig
 log = logging.getLogger(__name__)
 
 FREE = {
-    "config", "out", "profile", "dry_run", "resume", "resume_changed", "pause_at", "on_save_error",
+    "config", "cuda_graph", "out", "profile", "dry_run", "resume", "resume_changed", "pause_at", "on_save_error",
     "checkpoint_every", "keep", "keep_every", "sample_every", "sample_prompt", "sample_tokens", "text.cache",
     "loader.prefetch", "tensorboard", "optim.max_bad_steps", "data", "pre_process",
 }  # fmt: skip

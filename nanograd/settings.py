@@ -77,6 +77,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """fp16: what the loss is multiplied by at first, lest gradients vanish (None: 65536); overflow halves it"""
     loss_scale_steps: Count | None = None
     """fp16: steps without overflow that double it (None: 2000)"""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """on a GPU: record the whole step once and repeat it as one launch (auto: for models so small that it pays)"""
     recompute_blocks: bool = False
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
@@ -147,6 +149,25 @@ def check_precision(config: TrainConfig) -> None:
         raise ValueError("--loss-scale and --loss-scale-steps are for --precision fp16: no other type needs them")
     if config.precision == "fp16" and config.optim.fuse_optimizer:
         raise ValueError("--fuse-optimizer can't skip a step that overflows, as fp16 has to: give --precision bf16")
+
+
+def check_cuda_graph(config: TrainConfig) -> None:
+    """Raise ValueError for --cuda-graph on where a step can't be recorded. Once all settings are known."""
+    if config.cuda_graph == "on" and (why := why_no_graph(config)):
+        raise ValueError(f"--cuda-graph on: {why}; give --cuda-graph auto")
+
+
+def why_no_graph(config: TrainConfig) -> str:
+    """What keeps a training step from being recorded; '' if nothing does."""
+    reasons = {
+        "graphs are recorded on a GPU, and --device is cpu": config.device == "cpu",
+        "with --layout padded every batch has another shape": config.loader.layout == "padded",
+        "adafactor's step count would be recorded, too": config.optim.optimizer == "adafactor",
+        "--fuse-optimizer looks at each gradient": config.optim.fuse_optimizer,
+        "--skip-spikes looks at each loss": config.optim.skip_spikes,
+        "--precision fp16 looks at each gradient": config.precision == "fp16",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 _tiny = TrainConfig(

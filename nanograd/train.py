@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nanograd import backend, bad_step, kernels, terminal
+from nanograd import backend, bad_step, kernels, terminal, watch
 from nanograd.alerts import Alerts
 from nanograd.config import ConfigError, from_command_line, peek, to_toml
 from nanograd.display import TrainingDisplay
@@ -32,7 +32,7 @@ from nanograd.plot import draw_loss, read_metrics
 from nanograd.prepare import Prepared
 from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
-from nanograd.settings import PRESETS, TrainConfig, check_frozen, check_precision
+from nanograd.settings import PRESETS, TrainConfig, check_cuda_graph, check_frozen, check_precision
 from nanograd.train_report import announce_memory, describe, summarize
 from nanograd.trainer import BadStep, DivergedError, Trainer
 from nanograd.warm_up import compiled_kernels
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
         check_frozen(config)
         check_precision(config)
+        check_cuda_graph(config)
         if config.resume and asked["resume"] is None:
             raise ConfigError("--resume belongs on the command line: a file of settings makes any number of runs")
         backend.check_device(config.device)
@@ -128,7 +129,7 @@ class Run:
             self.alerts = Alerts(read_metrics(self.out))  # of the steps before, where there were any
             if not self.is_recorded:
                 self._finish_step()
-            while self.record["step"] < end and not self.stop.exit_code:
+            while self.record["step"] < end and (not self.stop.exit_code or self.trainer.ahead):
                 step = self.record["step"] + 1
                 with profiled.watching(step - first):
                     self.record = self._step(step)
@@ -146,9 +147,17 @@ class Run:
     def _step(self, step: int) -> dict[str, Any]:
         """One optimizer step; its line of metrics.jsonl, as far as it is known. Raises DivergedError."""
         try:
-            return {**self.trainer.step(step), "seconds": self._seconds()}
+            return {**self.trainer.step(step, run_ahead=self._is_plain(step)), "seconds": self._seconds()}
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._kept()}") from None
+
+    def _is_plain(self, step: int) -> bool:
+        """Whether another step follows this one and nothing between them needs the weights, as far as one can tell."""
+        config = self.config
+        pauses = config.eval_every, config.sample_every, config.checkpoint_every, config.keep_every
+        due = step in (config.steps, config.pause_at) or any(every and step % every == 0 for every in pauses)
+        asked = self.stop.exit_code or self.stop.save_wanted or self.trainer.guard.state.in_a_row
+        return not (due or asked or watch.watcher)
 
     def _kept(self) -> str:
         self.writer.wait()
@@ -264,13 +273,17 @@ class Run:
         return improved
 
     def _checkpoint_due(self, step: int) -> bool:
-        """While steps are no numbers it is put off: that may be the weights' fault, and older ones would have to go."""
+        """While steps are no numbers it is put off: that may be the weights' fault, and older ones would have to go.
+
+        And while a GPU is in the next step already: until that is finished.
+        """
         config = self.config
         asked, self.stop.save_wanted = self.stop.save_wanted, False
         regular = step % (config.checkpoint_every or config.eval_every) == 0
         for_good = bool(config.keep_every) and step % config.keep_every == 0
         due = asked or regular or for_good
-        if step not in (config.steps, config.pause_at) and self.trainer.guard.state.in_a_row:
+        not_now = self.trainer.guard.state.in_a_row or self.trainer.ahead
+        if step not in (config.steps, config.pause_at) and not_now:
             self.stop.save_wanted = due
             return False
         return due or step in (config.steps, config.pause_at)

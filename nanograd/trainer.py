@@ -16,6 +16,7 @@ import numpy as np
 from nanograd import random, terminal
 from nanograd.data import NO_TARGET, Batch, Prefetch
 from nanograd.data.opening import training_batches, validation_set
+from nanograd.device_step import Begun, DeviceStep, device_step, own_stream
 from nanograd.generate import generate
 from nanograd.guard import Guard
 from nanograd.io.arrays import read_arrays
@@ -25,6 +26,7 @@ from nanograd.loss_scale import LossScale
 from nanograd.memory import check_memory
 from nanograd.models import DecoderLM
 from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientError, clip_scale
+from nanograd.optim.clip import scale_to
 from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.prepare import Prepared
 from nanograd.settings import TrainConfig
@@ -47,6 +49,17 @@ class BadStep(NamedTuple):
     dropout_calls: int  # before it
 
 
+class Update(NamedTuple):
+    """What came of a step."""
+
+    batches: Sequence[Batch]
+    dropout_calls: int  # before it
+    lr: float
+    loss: float
+    grad_norm: float
+    why: str  # it was not taken; '' if it was
+
+
 class Trainer:
     """Model, optimizer and place in the data of one run.
 
@@ -55,10 +68,12 @@ class Trainer:
     guard       looks at each step before it is taken
     bad_step    the last step, if it was not taken; a loss scale that is too large makes none
     loss_scale  what gradients are multiplied by: 1 but for fp16
+    ahead       the next step, if a GPU has been told to take it already
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
         self.config, self.prepared = config, prepared
+        self.stream = own_stream(config.device)
         self.batches = Prefetch(training_batches(config, prepared), ahead=config.loader.prefetch)
         self.validation = validation_set(config, prepared)
         check_memory(
@@ -87,6 +102,8 @@ class Trainer:
         self.guard = Guard(max_bad_steps=config.optim.max_bad_steps, skip_spikes=config.optim.skip_spikes)
         self.bad_step: BadStep | None = None
         self.loss_scale = LossScale(config.precision, first=config.loss_scale, growth_steps=config.loss_scale_steps)
+        self.ahead: Begun | None = None
+        self.device_step: DeviceStep | None = device_step(config, self.model, self.optimizer)
 
     def snapshot(self) -> Arrays:
         """File name → the arrays it will hold, each copied: what a step waits for when a run is saved.
@@ -127,16 +144,18 @@ class Trainer:
         frozen = f", {self.model.tokens.weight.size:,} frozen" if self.config.freeze_embeddings else ""
         return learned + frozen
 
-    def step(self, step: int) -> dict[str, Any]:
+    def step(self, step: int, *, run_ahead: bool = False) -> dict[str, Any]:
         """One optimizer step, unless loss or gradient forbid it; what metrics.jsonl says about it.
 
+        run_ahead  have a GPU begin the next step before it is asked about this one, so that it never waits for the
+                   host. The weights are then another step's: only where nobody looks at them before the next call
         Raises DivergedError where an optimizer that is fused into backward meets a gradient that is no number.
         """
-        config, started, calls = self.config, time.perf_counter(), self.model.dropout_keys.calls
-        batches = [self._batch() for _ in range(config.accumulate)]
+        started, scale = time.perf_counter(), self.loss_scale.scale
+        batches, calls, lr, loss, grad_norm, why = (
+            self._update(step) if self.device_step is None else self._device_update(self.device_step, step, run_ahead)
+        )
         tokens = sum(batch.n_targets for batch in batches)
-        lr, scale = learning_rate_of(config.optim, step - 1, config.steps), self.loss_scale.scale
-        loss, grad_norm, why = self._update(step, batches, lr)
         self.bad_step = BadStep(step, why, batches, calls) if why and not self.loss_scale.overflowed else None
         self.tokens += 0 if why else tokens
         seconds = time.perf_counter() - started
@@ -151,13 +170,44 @@ class Trainer:
         }
         return {**record, "skipped": why, "skipped_steps": self.guard.state.skipped} if why else record
 
-    def _update(self, step: int, batches: Sequence[Batch], lr: float) -> tuple[float, float, str]:
+    def _update(self, step: int) -> Update:
+        """One step that is waited for."""
+        calls, batches, lr = self.model.dropout_keys.calls, self._batches(), self._rate(step)
+        if self.fused is not None:
+            return Update(batches, calls, lr, *self._fused_update(self.fused, step, batches, lr))
+        return Update(batches, calls, lr, *self._plain_update(batches, lr))
+
+    def _rate(self, step: int) -> float:
+        return learning_rate_of(self.config.optim, step - 1, self.config.steps)
+
+    def _device_update(self, device_step: DeviceStep, step: int, run_ahead: bool) -> Update:
+        """One step on a GPU, begun by the call before, perhaps; and the next one begun, perhaps.
+
+        The device itself skips a step that is no number, and with it the next one, which it was given before anybody
+        knew: that one is forgotten here and begun anew.
+        """
+        begun = self.ahead or self._begin(device_step, step)
+        self.ahead = self._begin(device_step, step + 1) if run_ahead else None
+        loss, grad_norm = begun.answer.wait()
+        why = self.guard.check(loss, grad_norm, scale=scale_to(grad_norm, self.config.optim.clip_norm or math.inf))
+        if why:
+            if self.ahead is not None:
+                self.next_batch, self.model.dropout_keys.calls = self.ahead.first_batch, self.ahead.dropout_calls
+            self.ahead = None
+            self.optimizer.count(begun.steps_taken)
+            device_step.go_on()
+        return Update(begun.batches, begun.dropout_calls, begun.lr, loss, grad_norm, why)
+
+    def _begin(self, device_step: DeviceStep, step: int) -> Begun:
+        calls, first, taken = self.model.dropout_keys.calls, self.next_batch, self.optimizer.steps
+        batches, lr = self._batches(), self._rate(step)
+        return Begun(batches, calls, first, taken, lr, device_step.enqueue(batches, lr))
+
+    def _plain_update(self, batches: Sequence[Batch], lr: float) -> tuple[float, float, str]:
         """Backward over all micro-batches, and the optimizer. Returns loss, length of the gradient, why it was skipped.
 
         Of a step that is skipped nothing stays but the zeros that gradients begin with.
         """
-        if self.fused is not None:
-            return self._fused_update(self.fused, step, batches, lr)
         loss, S = 0.0, self.loss_scale.scale
         for share in shares_of_loss(self.model, batches, self.config):
             share.backward(self.loss_scale.first_gradient(share))
@@ -192,6 +242,10 @@ class Trainer:
                 "has begun; --resume --resume-changed --no-fuse-optimizer can, or give a lower --lr"
             ) from None
         return loss, fused.norm, ""
+
+    def _batches(self) -> list[Batch]:
+        """The micro-batches of a step."""
+        return [self._batch() for _ in range(self.config.accumulate)]
 
     def _batch(self) -> Batch:
         with part("data"):

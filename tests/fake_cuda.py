@@ -36,6 +36,8 @@ class Event:
         refuse("a wait for an event")
         counts["event"] += 1
         finish(self.before)
+        for copy in self.before:
+            copy.is_known = True
 
     @property
     def done(self) -> bool:
@@ -45,8 +47,9 @@ class Event:
 class Copy:
     """A copy between host and device that is under way."""
 
-    def __init__(self, action: Action) -> None:
-        self.action, self.is_done = action, False
+    def __init__(self, action: Action, source: Any) -> None:
+        self.action, self.source = action, source
+        self.is_done = self.is_known = False  # known: the host has waited for it
 
     def finish(self) -> None:
         if not self.is_done:
@@ -108,10 +111,12 @@ class Stream:
     def is_capturing(self) -> bool:
         return _capture is not None
 
-    def enqueue_copy(self, action: Action) -> None:
-        """Done as late as possible."""
-        self.copies = [copy for copy in self.copies if not copy.is_done]
-        self.copies.append(Copy(action))
+    def enqueue_copy(self, action: Action, source: Any = None) -> None:
+        """Done as late as possible. Until the host has waited for it, it may not write to the source again."""
+        self.copies = [copy for copy in self.copies if not copy.is_known]
+        if source is not None and any(copy.source is source for copy in self.copies):
+            raise RuntimeError("pinned memory was written while a copy from it may have been under way")
+        self.copies.append(Copy(action, source))
 
 
 class Graph:

@@ -72,7 +72,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         fake_cuda.refuse("a copy from the host")
         assert arr.dtype == self.dtype
         assert arr.shape == self.shape
-        stream.enqueue_copy(lambda: np.copyto(self.held, arr))
+        stream.enqueue_copy(lambda: np.copyto(self.held, arr), source=arr)
 
     def _number(self, kind: str) -> Any:
         _round_trip("sync", kind)

@@ -37,11 +37,15 @@ class Batch(NamedTuple):
     def _is_full(self) -> bool:
         return self.padding_mask is None and self.documents is None
 
-    def on(self, device: str) -> dict[str, Array]:
-        """What there is, on a device, by the names of DecoderLM.loss."""
+    def named(self) -> dict[str, np.ndarray]:
+        """What there is, by the names of DecoderLM.loss."""
         named: dict[str, Any] = {"ids": self.inputs, **self._asdict()}
         del named["inputs"]
-        return {name: backend.to_device(array, device) for name, array in named.items() if array is not None}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def on(self, device: str) -> dict[str, Array]:
+        """The same on a device."""
+        return {name: backend.to_device(array, device) for name, array in self.named().items()}
 
 
 class Source:

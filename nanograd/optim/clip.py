@@ -55,7 +55,12 @@ def clip_scale(flat: FlatParameters, max_norm: float) -> tuple[float, float]:
     norm = grad_norm(flat)
     if not math.isfinite(norm):
         raise NonFiniteGradientError(norm)
-    return norm, max_norm / norm if norm > max_norm else 1.0
+    return norm, scale_to(norm, max_norm)
+
+
+def scale_to(norm: float, max_norm: float) -> float:
+    """The factor ≤ 1 that makes a gradient of this length `max_norm` long, if it is longer."""
+    return max_norm / norm if norm > max_norm else 1.0
 
 
 def clip_grad_norm(flat: FlatParameters, max_norm: float) -> float:

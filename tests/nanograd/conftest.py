@@ -1,5 +1,7 @@
 """Fixtures of the training command: a corpus of thirty documents, and one finished run on it."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -28,3 +30,15 @@ def finished(flags, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "a"
     assert terminal.run(train.main, [*flags, "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """`import cupy` gives the stand-in, with counts at zero."""
+    pytest.importorskip("cupy", reason="the stand-in asks the real CuPy which names it has: pip install cupy-cuda13x")
+    from tests import fake_cupy
+
+    for name, module in fake_cupy.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    fake_cupy.counts.clear()
+    return fake_cupy

@@ -19,9 +19,9 @@ def spoil_gradients(monkeypatch, *steps):
     """The gradient that comes into each MLP is no number in these steps."""
     step, forward, now = Trainer.step, nn.MLP.forward, [0]
 
-    def counted(self, i):
+    def counted(self, i, **settings):
         now[0] = i
-        return step(self, i)
+        return step(self, i, **settings)
 
     def spoiled(self, x, **settings):
         y = forward(self, x, **settings)

@@ -19,9 +19,9 @@ def spoil_steps(monkeypatch, *steps, by=math.nan):
     """The loss of these steps is multiplied by a number."""
     step, loss, now = Trainer.step, DecoderLM.loss, [0]
 
-    def counted(self, i):
+    def counted(self, i, **settings):
         now[0] = i
-        return step(self, i)
+        return step(self, i, **settings)
 
     def spoiled(self, *batch, **settings):
         whole = loss(self, *batch, **settings)

@@ -54,13 +54,13 @@ def signal_at(monkeypatch, step, *numbers, once=lambda: True):
     """Signals in the middle of that step, once something holds that is being waited for."""
     take = trainer.Trainer.step
 
-    def step_with_signals(self, number):
+    def step_with_signals(self, number, **settings):
         if number == step:
             while not once():
                 time.sleep(0.01)
             for each in numbers:
                 os.kill(os.getpid(), each)
-        return take(self, number)
+        return take(self, number, **settings)
 
     monkeypatch.setattr(trainer.Trainer, "step", step_with_signals)
 
