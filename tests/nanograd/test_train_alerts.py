@@ -14,7 +14,8 @@ from tests.nanograd.test_event_file import scalars
 def test_a_spike_is_told_logged_and_saved(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(alerts, "SETTLED", 3)
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, i, **s: {**step(self, i, **s), **({"loss": 50.0} if i == 7 else {})})
+    spoiled = {7: {"loss": 50.0}}
+    monkeypatch.setattr(Trainer, "step", lambda self, i, **settings: step(self, i, **settings) | spoiled.get(i, {}))
     assert terminal.run(train.main, [*flags, "--eval-every", "10", "--out", str(tmp_path / "x")]) == 0
     told = [r["step"] for r in records(tmp_path / "x") if "loss_alert" in r]
     assert told == [7]
