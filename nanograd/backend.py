@@ -108,6 +108,24 @@ def to_host(x: Array) -> Any:
     return x if array_module(x) is np else x.get()
 
 
+def own_stream(device: str) -> Any:
+    """From now on all work of this thread on a GPU goes to a stream that can be captured. Keep what is returned.
+
+    None for the CPU. Raises DeviceError.
+    """
+    if device == "cpu":
+        return None
+    cupy, _ = _cuda(device)
+    return cupy.cuda.Stream(non_blocking=True).use()
+
+
+def empty_pinned(shape: tuple[int, ...], dtype: Any) -> Any:
+    """A NumPy array whose memory stays where it is, so that a GPU can copy it while the host does something else."""
+    import cupyx
+
+    return cupyx.empty_pinned(shape, dtype)
+
+
 def keep_freed_memory() -> None:
     """Ask the C library to keep the memory that freed arrays leave, for the arrays of the next step.
 

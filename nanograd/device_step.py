@@ -42,16 +42,6 @@ class Begun(NamedTuple):
     answer: Answer  # loss and length of the gradient
 
 
-def own_stream(device: str) -> Any:
-    """From now on all work of this thread on a GPU goes to a stream that can be captured. Keep what is returned."""
-    if device == "cpu":
-        return None
-    backend.check_device(device)
-    import cupy
-
-    return cupy.cuda.Stream(non_blocking=True).use()
-
-
 def device_step(config: TrainConfig, model: DecoderLM, optimizer: Optimizer) -> "DeviceStep | None":
     """How this run takes its steps, or None if it waits for each: on a CPU, and where the host has to look at numbers
     before the optimizer may."""
@@ -85,6 +75,7 @@ class DeviceStep:
         arrays = self._inputs(batches)
         if self.optimizer.capturable:  # a step is the same, bit for bit, whether it is recorded or not
             arrays["hyper"] = np.array(self.optimizer.hyper(lr), np.float32)
+            arrays["step"] = np.array(self.optimizer.steps + 1, np.uint64)
         if self.record:
             self._enqueue_recorded(arrays, len(batches), lr)
         else:
@@ -127,7 +118,7 @@ class DeviceStep:
 
     def _take(self, there: dict[str, Array], n: int, lr: float) -> None:
         """Forward, backward, optimizer: what the device does in a step."""
-        self.optimizer.read_from(there.get("hyper"))
+        self.optimizer.read_from(there.get("hyper"), there.get("step"))
         self.model.dropout_keys.count_on_device(there.get("calls"))
         self.numbers[...] = 0
         for i in range(n):

@@ -27,12 +27,15 @@ def float_type(precision: Precision) -> Any:
     return np.dtype(np.float16 if precision == "fp16" else np.float32)
 
 
-def rounding_key(seed: int, step: int) -> tuple[int, int]:
-    """The key of the random words that weights are rounded by after optimizer step `step`: one word for each weight."""
+def rounding_key(seed: int, step: int | Array) -> tuple[int, Any]:
+    """The key of the random words that weights are rounded by after optimizer step `step`: one word for each weight.
+
+    step  an integer, or a uint64 array without axes on the device
+    """
     return seed | _STREAM, step
 
 
-def round_into(narrow: Array, x: Array, key: tuple[int, int] | None = None) -> None:
+def round_into(narrow: Array, x: Array, key: tuple[int, Any] | None = None) -> None:
     """narrow ← x (n,) float32: to the nearest number of 16 bits, or for bfloat16 and a `key` by chance.
 
     By chance x goes to the number above it with a probability as large as the part of the way that it has come from

@@ -53,7 +53,7 @@ def philox_4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tup
     return c0, c1, c2, c3
 
 
-def random_words(xp: ArrayModule, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
+def random_words(xp: ArrayModule, shape: tuple[int, ...], key: tuple[int, Any]) -> Array:
     """uint32 array of `shape`, every bit a coin toss: the same for the same key on CPU and GPU.
 
     Four words to a counter: (block, block >> 32, call, call >> 32). Seed and call count modulo 2⁶⁴.
@@ -68,7 +68,7 @@ def random_words(xp: ArrayModule, shape: tuple[int, ...], key: tuple[int, int]) 
     return words.reshape(-1)[:size].reshape(shape)
 
 
-def _blocks(xp: ArrayModule, start: int, count: int, key: tuple[int, int]) -> tuple[Array, ...]:
+def _blocks(xp: ArrayModule, start: int, count: int, key: tuple[int, Any]) -> tuple[Array, ...]:
     seed, call = key
     block = xp.arange(start, start + count, dtype=xp.uint64)
     zero = xp.zeros_like(block)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanograd import random, terminal
+from nanograd import backend, random, terminal
 from nanograd.data import NO_TARGET, Batch, Prefetch
 from nanograd.data.opening import training_batches, validation_set
-from nanograd.device_step import Begun, DeviceStep, device_step, own_stream
+from nanograd.device_step import Begun, DeviceStep, device_step
 from nanograd.generate import generate
 from nanograd.guard import Guard
 from nanograd.io.arrays import read_arrays
@@ -73,7 +73,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, prepared: Prepared) -> None:
         self.config, self.prepared = config, prepared
-        self.stream = own_stream(config.device)
+        self.stream = backend.own_stream(config.device)
         self.batches = Prefetch(training_batches(config, prepared), ahead=config.loader.prefetch)
         self.validation = validation_set(config, prepared)
         check_memory(

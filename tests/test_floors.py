@@ -43,6 +43,8 @@ FLOORS = [
         "profile_report",
         "flops",
         "resume",
+        "device_step",
+        "graph",
         "trainer",
         "train_report",
     },

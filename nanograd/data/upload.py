@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nanograd import backend
 from nanograd.backend import Array, ArrayModule
 
 RING = 3  # sets of buffers: one is computed from, one is on its way, one is being filled
@@ -54,7 +55,7 @@ class Upload:
         found = self._sets[turn].get(name)
         if found is None or found.pinned.shape != array.shape or found.pinned.dtype != dtype:
             self._read[turn].synchronize()
-            found = _Buffers(_empty_pinned(array.shape, dtype), self.xp.empty(array.shape, dtype))
+            found = _Buffers(backend.empty_pinned(array.shape, dtype), self.xp.empty(array.shape, dtype))
             self._sets[turn][name] = found
         return found
 
@@ -65,17 +66,11 @@ class Upload:
         return into
 
 
-def _empty_pinned(shape: tuple[int, ...], dtype: Any) -> Any:
-    import cupyx
-
-    return cupyx.empty_pinned(shape, dtype)
-
-
 class Told:
     """Numbers that come back: `tell` has a copy begun, and the answer waits for that copy when it is asked."""
 
     def __init__(self, xp: ArrayModule, size: int) -> None:
-        self.calls, self._answers = 0, [_empty_pinned((size,), np.float64) for _ in range(2)]
+        self.calls, self._answers = 0, [backend.empty_pinned((size,), np.float64) for _ in range(2)]
         self._arrived = [xp.cuda.Event(disable_timing=True) for _ in range(2)]
 
     def tell(self, numbers: Array) -> "Answer":

@@ -78,7 +78,7 @@ class Adafactor(Optimizer):
 
     def changed(self) -> list[Array]:
         """See Optimizer.changed."""
-        return [self.flat.parameters, *self._state().values()]
+        return [*super().changed(), *self._state().values()]
 
     def _state(self) -> dict[str, Array]:
         return {

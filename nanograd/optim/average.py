@@ -52,10 +52,10 @@ class Averaged(Optimizer):
         """The optimizer's, and the share of the new weights in the mean."""
         return [*self.optimizer.hyper(lr), self._share(self.steps + 1)]
 
-    def read_from(self, hyper: Array | None) -> None:
+    def read_from(self, hyper: Array | None, step: Array | None) -> None:
         """See Optimizer.read_from."""
-        self.hyper_on_device = hyper
-        self.optimizer.read_from(hyper)
+        super().read_from(hyper, step)
+        self.optimizer.read_from(hyper, step)
 
     def count(self, steps: int) -> None:
         """See Optimizer.count."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from nanograd import backend
 from nanograd.backend import Array
-from nanograd.optim.compiled import compiled
+from nanograd.optim.compiled import compiled, compiled_for_gpu
 from nanograd.optim.flat import FlatParameters
 
 LONGEST = float(np.finfo(np.float32).max) ** 0.5  # 1.8·10¹⁹: the square of a longer gradient is infinite in float32
@@ -40,6 +40,8 @@ def sum_of_squares(g: Array) -> float:
 def squares(g: Array) -> Array:
     """Σ g² of an array (n,), as a float64 number that stays on the device."""
     xp = backend.array_module(g)
+    if (on_gpu := compiled_for_gpu(g, "clip")) is not None and on_gpu.takes(g):
+        return on_gpu.squares(xp, g)
     whole = len(g) - len(g) % ROW
     rows, rest = g[:whole].reshape(-1, ROW), g[whole:]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result instead

@@ -1,5 +1,6 @@
 """Floor 4. Whether an optimizer's formulas may be left to the compiled passes of nanograd/kernels."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -18,3 +19,13 @@ def compiled(x: Array) -> Any | None:
     from nanograd.kernels.cpu import optim
 
     return optim
+
+
+def compiled_for_gpu(x: Array, name: str) -> Any | None:
+    """The module nanograd.kernels.cuda.NAME for an array on a GPU, or None: then the formulas run."""
+    xp = backend.array_module(x)
+    if xp is np or not backend.kernels_enabled():
+        return None
+    from nanograd.kernels.cuda import launch
+
+    return importlib.import_module(f"nanograd.kernels.cuda.{name}") if launch.has_twins(xp) else None

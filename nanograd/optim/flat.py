@@ -70,7 +70,7 @@ class FlatParameters:
                 self._fixed.append((tensor, tensor.data))
                 tensor.data = tensor.data.astype(float_type(precision))
 
-    def refresh(self, step: int | None = None) -> None:
+    def refresh(self, step: int | Array | None = None) -> None:
         """Round what the module computes with from the float32 numbers: for bf16 by the chance of this optimizer step,
         or to the nearest for None. Where there are no 16 bits: nothing."""
         if self.compute is not None:

@@ -119,9 +119,10 @@ class Muon(Optimizer):
         """AdamW's."""
         return self.adamw.hyper(lr)
 
-    def read_from(self, hyper: Array | None) -> None:
+    def read_from(self, hyper: Array | None, step: Array | None) -> None:
         """See Optimizer.read_from."""
-        self.hyper_on_device = self.adamw.hyper_on_device = hyper
+        super().read_from(hyper, step)
+        self.adamw.read_from(hyper, step)
 
     def changed(self) -> list[Array]:
         """Those of both halves."""

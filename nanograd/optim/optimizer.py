@@ -39,6 +39,7 @@ class Optimizer(ABC):
     one_by_one = False  # True: `update` wants one parameter at a time, in its shape
     capturable = False  # True: all that changes from step to step is in `hyper`, so that a CUDA graph can repeat a step
     hyper_on_device: Array | None = None
+    step_on_device: Array | None = None
 
     def __init__(
         self, flat: FlatParameters, *, weight_decay: float = 0.0, names: Collection[str] | None = None
@@ -76,7 +77,7 @@ class Optimizer(ABC):
 
     def end(self) -> None:
         """All parameters have been updated: so is what the model computes with, if that is another array."""
-        self.flat.refresh(self.steps)
+        self.flat.refresh(self.steps if self.step_on_device is None else self.step_on_device)
 
     def hyper(self, lr: float) -> list[float]:
         """The numbers that the next step will use and that change from step to step, lr first.
@@ -86,16 +87,17 @@ class Optimizer(ABC):
         """
         return [lr]
 
-    def read_from(self, hyper: Array | None) -> None:
-        """Have `step` read such numbers from a float32 array on the device instead of its arguments; None: no more."""
-        self.hyper_on_device = hyper
+    def read_from(self, hyper: Array | None, step: Array | None) -> None:
+        """Have `step` read such numbers from a float32 array on the device instead of its arguments, and the number of
+        the step, by which weights are rounded, from a uint64 without axes; None: no more."""
+        self.hyper_on_device, self.step_on_device = hyper, step
 
     def _rate(self, lr: float) -> Any:
         return lr if self.hyper_on_device is None else self.hyper_on_device[0]
 
     def changed(self) -> list[Array]:
         """The arrays that a step changes, but for the gradients."""
-        return [self.flat.parameters, *self._arrays]
+        return [self.flat.parameters, *([] if self.flat.compute is None else [self.flat.compute]), *self._arrays]
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside this block the parameters hold what a model should be judged by: here, the weights themselves."""

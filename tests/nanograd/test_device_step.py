@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nanograd import terminal, train
+from nanograd.backend import own_stream
 from nanograd.data import Batch
 from nanograd.data.upload import RING, Told, Upload
-from nanograd.device_step import DeviceStep, device_step, own_stream
+from nanograd.device_step import DeviceStep, device_step
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import FlatParameters
 from nanograd.optim_settings import OptimConfig, make_optimizer
@@ -91,7 +92,7 @@ def test_a_replayed_step_is_one_launch_and_neither_waits_nor_allocates(stand_in)
         answer = steps.enqueue(batches(i, 1), 1e-3)
         assert {name: n for name, n in stand_in.counts.items() if n} == {
             "graph": 1,
-            "launch": 5,  # ids, targets, shares, hyper and calls to where the graph reads them
+            "launch": 6,  # ids, targets, shares, hyper, step and calls to where the graph reads them
             "event": 1,  # of a copy three steps ago
         }
         answer.wait()

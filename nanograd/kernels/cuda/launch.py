@@ -24,6 +24,7 @@ Launcher: TypeAlias = Callable[[str, tuple[int, ...], tuple[int, ...], tuple[Any
 STATIC_LIMIT = 48 * 1024  # bytes of shared memory; a kernel that wants more has to say so before its launch
 
 _launchers: dict[ArrayModule, Launcher] = {}
+_with_twins: set[ArrayModule] = set()
 
 
 class Twin(NamedTuple):
@@ -71,10 +72,16 @@ def aligned(*arrays: Array | None) -> bool:
 
 def register_twins(xp: ArrayModule) -> None:
     """Give all operations their twins for arrays of `xp`: the TWINS of every module in this folder. Twice is once."""
+    _with_twins.add(xp)
     for module in pkgutil.iter_modules([str(FOLDER)]):
         for twin in getattr(importlib.import_module(f"nanograd.kernels.cuda.{module.name}"), "TWINS", ()):
             if all(rule.forward is not twin.forward for rule in twin.op.twins.get(xp, ())):
                 twin.op.twin(xp, twin.forward, twin.backward, accumulates=twin.accumulates)
+
+
+def has_twins(xp: ArrayModule) -> bool:
+    """Whether `register_twins` was called for this module."""
+    return xp in _with_twins
 
 
 def _sizes(size: Size) -> tuple[int, ...]:
