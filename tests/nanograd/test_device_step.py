@@ -27,15 +27,21 @@ pytestmark = pytest.mark.usefixtures("stand_in")
 MODEL = DecoderLMConfig(vocab_size=17, context_length=8, n_layers=2, n_heads=2, d_model=8, dropout=0.1)
 
 
-def stepper(graph="off", *, accumulate=2, batch_size=3, **optim):
+def stepper(graph="off", *, accumulate=2, batch_size=3, precision="float32", **optim):
     """A model that is trained on the stand-in, and its DeviceStep."""
     optim = OptimConfig(**optim).resolved(accumulate=accumulate)
     config = TrainConfig(
-        device="cuda", cuda_graph=graph, model=MODEL, accumulate=accumulate, batch_size=batch_size, optim=optim
+        device="cuda",
+        cuda_graph=graph,
+        model=MODEL,
+        accumulate=accumulate,
+        batch_size=batch_size,
+        optim=optim,
+        precision=precision,
     )
     stream = own_stream("cuda")
     model = DecoderLM(MODEL, seed=1).to("cuda")
-    flat = FlatParameters(model)
+    flat = FlatParameters(model, precision=precision)
     steps = device_step(config, model, make_optimizer(optim, flat, model.hidden_matrices()))
     steps.stream = stream
     return steps
@@ -49,11 +55,13 @@ def batches(seed, n=2, documents=False):
 
 
 def weights(steps):
-    return steps.optimizer.flat.parameters.held.copy(), steps.optimizer.state_dict()
+    flat = steps.optimizer.flat
+    return [x.held.copy() for x in (flat.parameters, flat.compute) if x is not None], steps.optimizer.state_dict()
 
 
 def same(a, b):
-    np.testing.assert_array_equal(a[0], b[0])
+    for x, y in zip(a[0], b[0], strict=True):
+        np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8))
     for name, array in a[1].items():
         np.testing.assert_array_equal(array, b[1][name], err_msg=name)
 
@@ -62,12 +70,13 @@ def same(a, b):
     ("optim", "documents"),
     [
         ({}, False),
+        ({"precision": "bf16"}, False),
         ({"ema_decay": 0.9}, True),
         ({"optimizer": "muon"}, False),
         ({"optimizer": "sgd"}, False),
         ({"optimizer": "lion", "clip_norm": 0.0}, False),
     ],
-    ids=["adamw", "averaged", "muon", "sgd", "lion"],
+    ids=["adamw", "bf16", "averaged", "muon", "sgd", "lion"],
 )
 def test_replayed_steps_equal_eager_ones_bit_for_bit(optim, documents):
     """Dropout, accumulation, a learning rate that changes: two steps of warm-up, then one launch each."""
@@ -126,11 +135,12 @@ def test_a_batch_of_another_shape_gets_a_graph_of_its_own():
 
 @pytest.mark.parametrize(
     ("optimizer", "graph", "by"),
-    [("adamw", "off", math.inf), ("adamw", "on", 1e25), ("muon", "on", math.nan), ("adafactor", "off", math.nan)],
+    [("adamw", "off", math.inf), ("bf16", "on", math.inf), ("adamw", "on", 1e25), ("muon", "on", math.nan), ("adafactor", "off", math.nan)],
 )
 @np.errstate(over="ignore", invalid="ignore")
 def test_a_step_that_is_no_number_changes_nothing_and_holds_up_the_next(graph, by, optimizer):
-    steps = stepper(graph, optimizer=optimizer, clip_norm=0.0)
+    kind = {"precision": "bf16"} if optimizer == "bf16" else {"optimizer": optimizer}
+    steps = stepper(graph, clip_norm=0.0, **kind)
     for i in range(4):
         steps.enqueue(batches(i), 1e-3).wait()
     before, keys, count = weights(steps), steps.model.dropout_keys.calls, steps.optimizer.steps
@@ -146,7 +156,7 @@ def test_a_step_that_is_no_number_changes_nothing_and_holds_up_the_next(graph, b
     steps.go_on()
     steps.model.dropout_keys.calls = keys
     steps.enqueue(batches(5), 1e-3).wait()
-    assert (weights(steps)[0] != before[0]).any()
+    assert (weights(steps)[0][0] != before[0][0]).any()
 
 
 def test_what_cannot_be_recorded_is_told_once_and_goes_on_launch_by_launch(monkeypatch, caplog):
