@@ -135,7 +135,13 @@ def test_a_batch_of_another_shape_gets_a_graph_of_its_own():
 
 @pytest.mark.parametrize(
     ("optimizer", "graph", "by"),
-    [("adamw", "off", math.inf), ("bf16", "on", math.inf), ("adamw", "on", 1e25), ("muon", "on", math.nan), ("adafactor", "off", math.nan)],
+    [
+        ("adamw", "off", math.inf),
+        ("bf16", "on", math.inf),
+        ("adamw", "on", 1e25),
+        ("muon", "on", math.nan),
+        ("adafactor", "off", math.nan),
+    ],
 )
 @np.errstate(over="ignore", invalid="ignore")
 def test_a_step_that_is_no_number_changes_nothing_and_holds_up_the_next(graph, by, optimizer):
