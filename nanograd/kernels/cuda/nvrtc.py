@@ -17,7 +17,8 @@ from nanograd.kernels.cuda.sources import FOLDER
 
 # Standard arithmetic (denormals kept, correctly rounded divisions and roots); where a kernel wants the fast form, it
 # says so by name. So the emulator computes what the device does.
-OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=true", "--ptxas-options=-v")
+ARITHMETIC = ("--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--fmad=true")
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", *ARITHMETIC, "--ptxas-options=-v")
 HOW_TO_GET_IT = "pip install nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12"
 
 
@@ -69,6 +70,8 @@ def load() -> Any:
     """The library. Raises CompileError, which says how to get it."""
     for path in _candidates():
         try:
+            for part in sorted(Path(path).parent.glob("libnvrtc-builtins.so.*")):  # which it would not find by itself
+                ctypes.CDLL(str(part))
             library = ctypes.CDLL(path)
         except OSError:
             continue
