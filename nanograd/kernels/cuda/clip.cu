@@ -12,6 +12,7 @@ NK_DEV void squares(const T* g, float* partial, i64 n, int wide) {
 #pragma unroll 4
   for (i64 i = first; i < packs; i += step) {
     pack<T> some = load_pack(g + i * widest<T>);
+#pragma unroll
     for (int k = 0; k < widest<T>; k++) total += to_float(some.v[k]) * to_float(some.v[k]);
   }
   for (i64 i = packs * widest<T> + first; i < n; i += step) total += to_float(g[i]) * to_float(g[i]);

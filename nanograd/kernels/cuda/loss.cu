@@ -40,8 +40,10 @@ NK_DEV void visit(const T* row, int V, Function fn) {
 template <class T, int W>
 NK_DEV void include(statistics& mine, const pack<T, W>& z) {
   float m = mine.m;
+#pragma unroll
   for (int k = 0; k < W; k++) m = fmaxf(m, to_float(z.v[k]));
   mine.total *= __expf(mine.m - m);
+#pragma unroll
   for (int k = 0; k < W; k++) mine.total += __expf(to_float(z.v[k]) - m);
   mine.m = m;
 }
@@ -49,6 +51,7 @@ NK_DEV void include(statistics& mine, const pack<T, W>& z) {
 template <class T, int W>
 NK_DEV float sum(const pack<T, W>& z, float m) {
   float total = 0.f;
+#pragma unroll
   for (int k = 0; k < W; k++) total += to_float(z.v[k]) - m;
   return total;
 }
@@ -83,6 +86,7 @@ NK_DEV void write_slopes(const T* z, T* dz, int target, float m, float total, fl
   float even = scale * s.smoothing / s.V, at_target = scale * (1.f - s.smoothing);
   visit(z, s.V, [&](int column, auto some) {
     constexpr int W = sizeof(some) / sizeof(T);
+#pragma unroll
     for (int k = 0; k < W; k++) {
       float slope = __expf(to_float(some.v[k]) - m) * factor - even;
       some.v[k] = from_float<T>(column + k == target ? slope - at_target : slope);
@@ -179,6 +183,7 @@ NK_DEV void scale_gradient(const T* x, T* y, const float* dy, const float* share
   for (i64 i = first; i < packs; i += step) {
     pack<T> xs = load_pack(x + i * widest<T>), ys = {};
     if (add) ys = load_pack(y + i * widest<T>);
+#pragma unroll
     for (int k = 0; k < widest<T>; k++) ys.v[k] = from_float<T>(to_float(ys.v[k]) + scale * to_float(xs.v[k]));
     store_pack(y + i * widest<T>, ys);
   }

@@ -8,6 +8,8 @@
 //   NK_FLOATS(scale, 256, (const T* x, T* y, int n, float factor), (x, y, n, factor))
 //
 // makes the kernels scale_f32, scale_bf16 and scale_f16, for blocks of at most 256 threads. All arithmetic is float32.
+// A loop over the numbers of a pack wants #pragma unroll: registers have no addresses, so numbers that are picked by a
+// variable lie in memory. (threads, 1) below: without the 1, ptxas spills registers to fit blocks that nobody asked for.
 #pragma once
 
 #ifdef NK_EMU
@@ -22,7 +24,7 @@
 #define NK_TYPED(name, suffix, type, threads, parameters, arguments)                            \
   namespace nk_##suffix {                                                                       \
   using T = type;                                                                               \
-  NK_KERNEL __launch_bounds__(threads) name##_##suffix parameters { name<T> arguments; }        \
+  NK_KERNEL __launch_bounds__(threads, 1) name##_##suffix parameters { name<T> arguments; }        \
   NK_EXPORT(name##_##suffix)                                                                    \
   }
 #define NK_FLOATS(name, threads, parameters, arguments)             \

@@ -71,12 +71,14 @@ NK_DEV void normalize(const T* x, const T* weight, const T* bias, T* y, float* m
     int c = first + i * step;
     if (c >= end) continue;
     piece[i] = load_pack<W>(x + c);
+#pragma unroll
     for (int k = 0; k < W; k++) total += to_float(piece[i].v[k]);
   }
   float m = CENTERED ? team_sum(total, 0.f, exchange, 0).a / C : 0.f;
 #pragma unroll
   for (int i = 0; i < items; i++) {
     if (first + i * step >= end) continue;
+#pragma unroll
     for (int k = 0; k < W; k++) {
       float d = to_float(piece[i].v[k]) - m;  // ⟨x²⟩ − μ² would lose all digits where μ is large
       squares += d * d;
@@ -89,6 +91,7 @@ NK_DEV void normalize(const T* x, const T* weight, const T* bias, T* y, float* m
     if (c >= end) continue;
     pack<T, W> w = load_pack<W>(weight + c), b = {};
     if (CENTERED && bias) b = load_pack<W>(bias + c);
+#pragma unroll
     for (int k = 0; k < W; k++) {
       float n = (to_float(piece[i].v[k]) - m) * scale;
       piece[i].v[k] = from_float<T>(n * to_float(w.v[k]) + to_float(b.v[k]));
@@ -158,6 +161,7 @@ NK_DEV void normalize_backward(const T* dy, const T* x, const T* weight, const f
       xs[i] = load_pack<W>(x + place + c);
       dys[i] = load_pack<W>(dy + place + c);
       pack<T, W> w = load_pack<W>(weight + c);
+#pragma unroll
       for (int k = 0; k < W; k++) {
         float dn = to_float(w.v[k]) * to_float(dys[i].v[k]);
         total += dn;
@@ -172,6 +176,7 @@ NK_DEV void normalize_backward(const T* dy, const T* x, const T* weight, const f
       if (c >= end) continue;
       pack<T, W> w = load_pack<W>(weight + c), out = {};  // again, from the cache: registers are few
       if (add) out = load_pack<W>(dx + place + c);
+#pragma unroll
       for (int k = 0; k < W; k++) {
         float slope = to_float(dys[i].v[k]), n = (to_float(xs[i].v[k]) - m) * scale;
         dweight[i][k] += slope * n;

@@ -58,22 +58,32 @@ def measure(source: Path, arch: str) -> list[Resources]:
 
 
 def all_resources() -> list[Resources]:
-    """Every kernel on every architecture, by name."""
-    return sorted(row for source in families() for arch in ARCHITECTURES for row in measure(source, arch))
+    """Every kernel on every architecture."""
+    return [row for source in families() for arch in ARCHITECTURES for row in measure(source, arch)]
 
 
 def as_table(rows: list[Resources], version: tuple[int, int]) -> str:
-    """Tab-separated, with NVRTC's version in the first line: another one distributes registers otherwise."""
-    lines = [f"# NVRTC {version[0]}.{version[1]}", "\t".join(Resources._fields)]
-    return "\n".join([*lines, *("\t".join(map(str, row)) for row in rows)]) + "\n"
+    """A line for each kernel: what it takes on each architecture as registers/shared/spilled, separated by tabs.
+
+    NVRTC's version stands in the first line: another one distributes registers otherwise.
+    """
+    cells = {(row.kernel, row.arch): "/".join(map(str, row[2:])) for row in rows}
+    names = sorted({row.kernel for row in rows})
+    lines = ["\t".join([name, *(cells.get((name, arch), "-") for arch in ARCHITECTURES)]) for name in names]
+    title = f"# NVRTC {version[0]}.{version[1]}: registers/shared bytes/spilled bytes"
+    return "\n".join([title, "\t".join(["kernel", *ARCHITECTURES]), *lines]) + "\n"
 
 
 def read_table(text: str) -> tuple[tuple[int, int], list[Resources]]:
     """What `as_table` wrote: NVRTC's version and the rows."""
-    title, _, *lines = text.splitlines()
-    major, minor = title.removeprefix("# NVRTC ").split(".")
-    rows = [line.split("\t") for line in lines]
-    return (int(major), int(minor)), [Resources(k, a, int(r), int(s), int(spilled)) for k, a, r, s, spilled in rows]
+    title, head, *lines = text.splitlines()
+    major, minor = title.removeprefix("# NVRTC ").partition(":")[0].split(".")
+    rows = [
+        Resources(line.split("\t")[0], arch, *map(int, cell.split("/")))
+        for line in lines
+        for arch, cell in zip(head.split("\t")[1:], line.split("\t")[1:], strict=True)
+    ]
+    return (int(major), int(minor)), rows
 
 
 def main(argv: list[str] | None = None) -> int:

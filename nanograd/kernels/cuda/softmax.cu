@@ -14,6 +14,7 @@ template <int W, class T>
 NK_DEV float finite_max(const T* x, int C) {
   float m = -infinity();
   for_each_pack<W>(x, C, [&](int, const pack<T, W>& xs) {
+#pragma unroll
     for (int k = 0; k < W; k++) m = fmaxf(m, to_float(xs.v[k]));
   });
   m = block_max(m);
@@ -25,6 +26,7 @@ template <int W, class T>
 NK_DEV float sum_exp(const T* x, int C, float m, float s) {
   float total = 0.f;
   for_each_pack<W>(x, C, [&](int, const pack<T, W>& xs) {
+#pragma unroll
     for (int k = 0; k < W; k++) total += __expf((to_float(xs.v[k]) - m) * s);
   });
   return block_sum(total);
@@ -35,6 +37,7 @@ NK_DEV void softmax_row(const T* x, T* y, int C, float s) {
   float m = finite_max<W>(x, C), total = sum_exp<W>(x, C, m, s);
   float share = total == 0.f ? 0.f : 1.f / total;
   for_each_pack<W>(x, C, [&](int i, pack<T, W> xs) {
+#pragma unroll
     for (int k = 0; k < W; k++) xs.v[k] = from_float<T>(__expf((to_float(xs.v[k]) - m) * s) * share);
     store_pack(y + i, xs);
   });
@@ -53,11 +56,13 @@ NK_DEV void softmax_slope_row(const T* dy, const T* y, T* dx, int C, float s) {
   float mean = 0.f;
   for_each_pack<W>(dy, C, [&](int i, const pack<T, W>& dys) {
     pack<T, W> ys = load_pack<W>(y + i);
+#pragma unroll
     for (int k = 0; k < W; k++) mean += to_float(dys.v[k]) * to_float(ys.v[k]);
   });
   mean = block_sum(mean);
   for_each_pack<W>(dy, C, [&](int i, pack<T, W> dys) {
     pack<T, W> ys = load_pack<W>(y + i);
+#pragma unroll
     for (int k = 0; k < W; k++) dys.v[k] = from_float<T>(s * to_float(ys.v[k]) * (to_float(dys.v[k]) - mean));
     store_pack(dx + i, dys);
   });
@@ -77,6 +82,7 @@ NK_DEV void log_softmax_row(const T* x, T* y, int C, float s) {
   float m = finite_max<W>(x, C), total = sum_exp<W>(x, C, m, s);
   float log_total = total == 0.f ? 0.f : logf(total);
   for_each_pack<W>(x, C, [&](int i, pack<T, W> xs) {
+#pragma unroll
     for (int k = 0; k < W; k++) xs.v[k] = from_float<T>((to_float(xs.v[k]) - m) * s - log_total);
     store_pack(y + i, xs);
   });
@@ -94,11 +100,13 @@ template <int W, class T>
 NK_DEV void log_softmax_slope_row(const T* dy, const T* y, T* dx, int C, float s) {
   float total = 0.f;
   for_each_pack<W>(dy, C, [&](int, const pack<T, W>& dys) {
+#pragma unroll
     for (int k = 0; k < W; k++) total += to_float(dys.v[k]);
   });
   total = block_sum(total);
   for_each_pack<W>(dy, C, [&](int i, pack<T, W> dys) {
     pack<T, W> ys = load_pack<W>(y + i);
+#pragma unroll
     for (int k = 0; k < W; k++) dys.v[k] = from_float<T>(s * (to_float(dys.v[k]) - __expf(to_float(ys.v[k])) * total));
     store_pack(dx + i, dys);
   });
