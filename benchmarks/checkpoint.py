@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--rounds {options.rounds} must be 1 or more")
     turns.check_kernels()
     turns.check_appendable(options.json)
-    config = msgspec.structs.replace(PRESETS[options.preset], init="random")
+    config = msgspec.structs.replace(PRESETS[options.preset], device="cpu", init="random")
     config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
     with tempfile.TemporaryDirectory(dir=options.out or Path(__file__).parents[1], prefix=".checkpoints-") as folder:
         record = measure(config, options.rounds, Path(folder))

@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def settings(data: str | None, cache: str) -> TrainConfig:
     """The default preset's, resolved as the command line would."""
-    config = PRESETS["tiny"]
+    config = msgspec.structs.replace(PRESETS["tiny"], device="cpu")
     return msgspec.structs.replace(
         config,
         data=data,

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--rounds {options.rounds} must be 1 or more")
     turns.check_kernels()
     turns.check_appendable(options.json)
-    config = msgspec.structs.replace(PRESETS["tiny"], data=options.data, init="random")
+    config = msgspec.structs.replace(PRESETS["tiny"], device="cpu", data=options.data, init="random")
     records = measure(config, options.rounds)
     show(records)
     turns.append(options.json, records)

@@ -141,7 +141,7 @@ def losses(names: Sequence[str], steps: int, data: str | None) -> list[Record]:
     from nanograd.trainer import Trainer
 
     kernels.load("float32")
-    base = msgspec.structs.replace(PRESETS["tiny"], steps=steps, data=data, init="random")
+    base = msgspec.structs.replace(PRESETS["tiny"], device="cpu", steps=steps, data=data, init="random")
     records = []
     for name in names:
         config = chosen(base, name)

@@ -245,7 +245,7 @@ def settings(data: str, quick: bool) -> TrainConfig:
     """Those of the preset, resolved as the command line would. Raises ValueError for data that is not there."""
     if not Path(data).is_file():
         raise ValueError(f"{data} is no file: give --data a text, for example tinyshakespeare.txt")
-    config = PRESETS["speedrun"]
+    config = msgspec.structs.replace(PRESETS["speedrun"], device="cpu")
     return msgspec.structs.replace(
         config,
         data=data,

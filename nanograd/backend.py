@@ -15,6 +15,8 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
 
 import numpy as np
 
+from nanograd import gpus
+
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 ArrayModule: TypeAlias = Any  # the module numpy or the module cupy: written `xp` in every formula
 
@@ -162,6 +164,18 @@ def describe(x: Any) -> str:
     return f"{'' if array_module(x) is np else 'cuda '}{x.dtype} {tuple(x.shape)}"
 
 
+def choose_device() -> tuple[str, str]:
+    """What `--device auto` means here: the first GPU if arrays can be put there, else the CPU; and why."""
+    if "cupy" not in sys.modules and gpus.driver_version() is None:  # importing CuPy takes half a second
+        return "cpu", "no NVIDIA driver"
+    try:
+        check_device("cuda")
+    except DeviceError as error:
+        return "cpu", str(error).removeprefix("device 'cuda'").removesuffix("; or use --device cpu").lstrip(": ")
+    found = gpus.gpus()
+    return "cuda", found[0].name if found else "the first GPU"
+
+
 def check_device(device: str) -> None:
     """Raise DeviceError, in one line that says what to do, unless arrays can be put on `device`."""
     if device != "cpu":
@@ -171,13 +185,14 @@ def check_device(device: str) -> None:
 def _cuda(device: str) -> tuple[ArrayModule, int]:
     name, _, index = device.partition(":")
     if name != "cuda" or not (index.isdecimal() or device == "cuda"):
-        raise DeviceError(f"device {device!r} is unknown: use cpu, cuda, or cuda:N")
+        raise DeviceError(f"device {device!r} is unknown: use auto, cpu, cuda, or cuda:N")
     try:
         import cupy
     except ImportError:
         raise DeviceError(f"device {device!r} needs CuPy: pip install 'nanograd[cuda13]' (or cuda12)") from None
     if not cupy.cuda.is_available():
-        raise DeviceError(f"device {device!r}: CuPy is installed but finds no GPU; use --device cpu")
+        why = gpus.why_none(cupy.cuda.runtime.runtimeGetVersion() // 1000)
+        raise DeviceError(f"device {device!r}: {why}; or use --device cpu")
     count = cupy.cuda.runtime.getDeviceCount()
     if int(index or 0) >= count:
         raise DeviceError(f"device {device!r}: this machine has {count} GPU(s), numbered from 0")

@@ -46,8 +46,8 @@ class EvaluateConfig(msgspec.Struct, frozen=True, kw_only=True):
     """windows of a long document begin every so many tokens; what overlaps is only context (0: side by side)"""
     batch_size: Annotated[int, msgspec.Meta(ge=1)] = 16
     """windows computed together; makes no difference to the figures"""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N"""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
     matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     documents: Annotated[int, msgspec.Meta(ge=0)] = 3
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _as_on_card(config, card)
     if config.data is None:
         raise ValueError("--data is missing: name a text or a token folder (- is the Wikipedia excerpt)")
+    config = msgspec.structs.replace(config, device=terminal.chosen_device(config.device))
     kernels.check_matmul_precision(config.matmul_precision, config.device)
     model, tokenizer = load_model(Path(config.run), device=config.device)
     settings = TrainConfig(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from nanograd import terminal
+from nanograd import backend, terminal
 from nanograd.config import leaves, parse_flags, read_toml
 from nanograd.io.checkpoint import load_model
 from pre_process.files import write_atomic
@@ -187,15 +187,18 @@ class PlotConfig(msgspec.Struct, frozen=True, kw_only=True):
     """file for a table of the runs' metrics, a row for each step"""
     attention: str = ""
     """text whose attention maps are drawn, one panel for each layer and head"""
+    device: str = "auto"
+    """where the model of --attention runs: cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
 
 
-def attention_maps(run: Path, text: str) -> tuple[np.ndarray, list[str]]:
+def attention_maps(run: Path, text: str, *, device: str = "cpu") -> tuple[np.ndarray, list[str]]:
     """Weights (L, H, T, T) of the run's model on `text`, and its T tokens as they read. Raises ValueError."""
-    model, tokenizer = load_model(run)
+    model, tokenizer = load_model(run, device=device)
     ids = tokenizer.encode(text)
     if not 0 < len(ids) <= model.config.context_length:
         raise ValueError(f"--attention: {len(ids)} tokens, give 1 to {model.config.context_length}")
-    weights = np.stack([w[0] for w in model.attention_weights(ids[None])])
+    found = model.attention_weights(backend.to_device(ids[None], device))
+    weights = np.stack([backend.to_host(w[0]) for w in found])
     return weights, [tokenizer.decode(ids[i : i + 1]).replace("$", r"\$") for i in range(len(ids))]
 
 
@@ -216,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.csv:
         print(write_table(runs, Path(config.csv)))
     if config.attention:
-        print(draw_attention(*attention_maps(runs[0], config.attention), runs[0] / "attention.png"))
+        maps = attention_maps(runs[0], config.attention, device=terminal.chosen_device(config.device))
+        print(draw_attention(*maps, runs[0] / "attention.png"))
 
 
 if __name__ == "__main__":

@@ -39,15 +39,15 @@ class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
     """tokens that are read at once (None: as many as in training); more is understood with alibi or scaled rotary"""
     rotary_scaling: Kind = "none"
     """for rotary positions and a longer context: how they are slowed down"""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N"""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the prompt and its continuation as it grows. Raises ValueError and OSError on bad input."""
     config = parse_flags(SampleConfig, argv, prog="python -m nanograd.sample", about=ABOUT)
     terminal.configure_logging()
-    model, tokenizer = load_model(Path(config.run), device=config.device)
+    model, tokenizer = load_model(Path(config.run), device=terminal.chosen_device(config.device))
     if config.context_length is not None:
         model = stretch(model, config.context_length, rotary_scaling=config.rotary_scaling)
     elif config.rotary_scaling != "none":

@@ -66,8 +66,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """micro-batches whose gradients are added up for one step"""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     """the only source of chance"""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N"""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU; which one it was is saved with the run"""
     matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     precision: Precision = "float32"

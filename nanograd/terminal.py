@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from nanograd import backend
 from pre_process.terminal import hear_ctrl_c
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,16 @@ def configure_logging(log_file: str | Path = os.devnull) -> None:
     literal = repr(str(log_file)).replace("%", "%%")  # the file's args are read as Python, after interpolation
     logging.raiseExceptions = False  # a log that can't be written must not bury the one line that says why
     logging.config.fileConfig(path, defaults={"log_file": literal}, disable_existing_loggers=False)
+
+
+def chosen_device(wanted: str) -> str:
+    """The device that `--device` names; what auto means is said in one line. Raises DeviceError if it can't be used."""
+    if wanted != "auto":
+        backend.check_device(wanted)
+        return wanted
+    device, why = backend.choose_device()
+    console().print(f"device: {device} ({why})", markup=False, soft_wrap=True)
+    return device
 
 
 def console() -> Any:

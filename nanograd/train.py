@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_cuda_graph(config)
         if config.resume and asked["resume"] is None:
             raise ConfigError("--resume belongs on the command line: a file of settings makes any number of runs")
-        backend.check_device(config.device)
+        config = msgspec.structs.replace(config, device=terminal.chosen_device(config.device))
         kernels.check_matmul_precision(config.matmul_precision, config.device)
         if config.tensorboard:
             check_installed()

@@ -13,7 +13,7 @@ from nanograd.nn import Module
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"backend", "precision", "random"},
+    {"backend", "gpus", "precision", "random"},
     {"tensor", "primitive", "watch", "widening"},
     {"ops"},
     {"kernels"},
@@ -41,6 +41,7 @@ FLOORS = [
         "terminal",
         "profile",
         "profile_report",
+        "findings",
         "flops",
         "resume",
         "device_step",
@@ -48,7 +49,7 @@ FLOORS = [
         "trainer",
         "train_report",
     },
-    {"train", "evaluate", "sample", "plot", "warm_up"},
+    {"train", "evaluate", "sample", "plot", "doctor", "warm_up"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -7,7 +7,7 @@ from nanograd import terminal
 SENTENCES = "the cat sat on the mat. a dog ran to the hut. one day it rained and the sun came out. "
 SMALL = ["--vocab-size", "280", "--context-length", "16", "--n-layers", "1", "--n-heads", "2", "--d-model", "16",
          "--batch-size", "4", "--eval-every", "5", "--sample-every", "5", "--sample-tokens", "5", "--steps", "10",
-         "--warmup-steps", "2", "--word2vec-epochs", "1"]  # fmt: skip
+         "--warmup-steps", "2", "--word2vec-epochs", "1", "--device", "cpu"]  # fmt: skip
 
 
 def records(run):
