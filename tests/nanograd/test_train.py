@@ -132,7 +132,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(flags, tmp_path, caps
 
 
 def test_the_sample_command_prints_the_text_alone(finished, capsys):
-    argv = [str(finished), "--prompt", "the cat", "--max-new-tokens", "8", "--seed", "3"]
+    argv = [str(finished), "--prompt", "the cat", "--max-new-tokens", "8", "--seed", "3", "--device", "cpu"]
     assert terminal.run(sample.main, argv) == 0
     first, err = capsys.readouterr()
     assert first.startswith("the cat")
