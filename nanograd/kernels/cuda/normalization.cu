@@ -52,56 +52,64 @@ NK_DEV two team_sum(float a, float b, two (*exchange)[MAX_WARPS], int turn) {
   return total;
 }
 
+// fn(i, c) for a thread's pieces of a row: its i-th begins at column c. None from column `end` on.
+template <int W, int N, class Function>
+NK_DEV void for_each_piece(int end, Function fn) {
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    int c = (i * blockDim.x + threadIdx.x) * W;
+    if (c < end) fn(i, c);
+  }
+}
+
+// All pieces are on their way before the first is waited for.
+template <int W, int N, class T>
+NK_DEV void load_pieces(pack<T, W> (&pieces)[N], const T* row, int end) {
+  for_each_piece<W, N>(end, [&](int i, int c) { pieces[i] = load_pack<W>(row + c); });
+}
+
+// ⟨x⟩ and then ⟨(x − ⟨x⟩)²⟩, since ⟨x²⟩ − ⟨x⟩² would lose all digits where the mean is large; (0, ⟨x²⟩) unless CENTERED
+template <bool CENTERED, int W, int N, class T>
+NK_DEV two mean_and_variance(const pack<T, W> (&x)[N], two (*exchange)[MAX_WARPS], int end, int C) {
+  float total = 0.f, squares = 0.f;
+  for_each_piece<W, N>(end, [&](int i, int) {
+#pragma unroll
+    for (int k = 0; k < W; k++) total += to_float(x[i].v[k]);
+  });
+  float mean = CENTERED ? team_sum(total, 0.f, exchange, 0).a / C : 0.f;
+  for_each_piece<W, N>(end, [&](int i, int) {
+#pragma unroll
+    for (int k = 0; k < W; k++) {
+      float d = to_float(x[i].v[k]) - mean;
+      squares += d * d;
+    }
+  });
+  return {mean, team_sum(squares, 0.f, exchange, 1).a / C};
+}
+
 // y = w n + b,  n = (x − μ) r,  r = 1/√(σ² + ε);   not CENTERED: μ = 0 and no b, which is RMS norm.
 // Moves 2 N C numbers and 4 to 8 N bytes of statistics; w and b come from the cache.
 template <int W, bool CENTERED, class T>
 NK_DEV void normalize(const T* x, const T* weight, const T* bias, T* y, float* mean, float* r, int N, int C,
                       float eps) {
   NK_SHARED(two, exchange, [2][MAX_WARPS]);
-  constexpr int items = ITEMS<T, W>;
   int row = blockIdx.x * blockDim.y + threadIdx.y;
-  int first = threadIdx.x * W, step = blockDim.x * W;
   int end = row < N ? C : 0;  // a team without a row has no columns, but takes part in barriers
-  x += size_t(row) * C;
-  y += size_t(row) * C;
-  pack<T, W> piece[items];
-  float total = 0.f, squares = 0.f;
-#pragma unroll
-  for (int i = 0; i < items; i++) {
-    int c = first + i * step;
-    if (c >= end) continue;
-    piece[i] = load_pack<W>(x + c);
-#pragma unroll
-    for (int k = 0; k < W; k++) total += to_float(piece[i].v[k]);
-  }
-  float m = CENTERED ? team_sum(total, 0.f, exchange, 0).a / C : 0.f;
-#pragma unroll
-  for (int i = 0; i < items; i++) {
-    if (first + i * step >= end) continue;
-#pragma unroll
-    for (int k = 0; k < W; k++) {
-      float d = to_float(piece[i].v[k]) - m;  // ⟨x²⟩ − μ² would lose all digits where μ is large
-      squares += d * d;
-    }
-  }
-  float scale = rsqrtf(team_sum(squares, 0.f, exchange, 1).a / C + eps);
-#pragma unroll
-  for (int i = 0; i < items; i++) {
-    int c = first + i * step;
-    if (c >= end) continue;
+  pack<T, W> xs[ITEMS<T, W>];
+  load_pieces(xs, x + size_t(row) * C, end);
+  two of_row = mean_and_variance<CENTERED>(xs, exchange, end, C);
+  float m = of_row.a, scale = rsqrtf(of_row.b + eps);
+  for_each_piece<W, ITEMS<T, W>>(end, [&](int i, int c) {
     pack<T, W> w = load_pack<W>(weight + c), b = {};
     if (CENTERED && bias) b = load_pack<W>(bias + c);
 #pragma unroll
-    for (int k = 0; k < W; k++) {
-      float n = (to_float(piece[i].v[k]) - m) * scale;
-      piece[i].v[k] = from_float<T>(n * to_float(w.v[k]) + to_float(b.v[k]));
-    }
-    store_pack(y + c, piece[i]);
-  }
-  if (threadIdx.x == 0 && row < N) {
-    if (CENTERED) mean[row] = m;
-    r[row] = scale;
-  }
+    for (int k = 0; k < W; k++)
+      xs[i].v[k] = from_float<T>((to_float(xs[i].v[k]) - m) * scale * to_float(w.v[k]) + to_float(b.v[k]));
+    store_pack(y + size_t(row) * C + c, xs[i]);
+  });
+  if (threadIdx.x || row >= N) return;
+  if (CENTERED) mean[row] = m;
+  r[row] = scale;
 }
 
 // wide  rows, w and b begin at multiples of 16 bytes
@@ -125,20 +133,40 @@ NK_FLOATS(rms_norm, 32 * MAX_WARPS,
           (const T* x, const T* w, T* y, float* r, int N, int C, float eps, int wide),
           (x, w, y, r, N, C, eps, wide))
 
+// What a thread adds up over the rows of its block: Σ dy n and Σ dy for each of its columns.
+template <int N, int W>
+struct column_sums {
+  float dweight[N][W], dbias[N][W];
+};
+
 // to (C) = mine, on top of what the block's teams before this one left in sums (C)
-template <int SIZE, int N>
-NK_DEV void pass_on(const float (&mine)[N][SIZE], const float* sums, float* to, int C) {
+template <int N, int W>
+NK_DEV void pass_on(const float (&mine)[N][W], const float* sums, float* to, int C) {
 #pragma unroll
   for (int i = 0; i < N; i++)
 #pragma unroll
-    for (int k = 0; k < SIZE; k++) {
-      int c = (i * blockDim.x + threadIdx.x) * SIZE + k;
+    for (int k = 0; k < W; k++) {
+      int c = (i * blockDim.x + threadIdx.x) * W + k;
       if (c < C) to[c] = mine[i][k] + (threadIdx.y ? sums[c] : 0.f);
     }
 }
 
+// The row of partial (2, gridDim.x, C) that is the block's: its teams add up one after the other, always in one order.
+template <bool CENTERED, int N, int W>
+NK_DEV void write_partial(const column_sums<N, W>& mine, float* sums, float* partial, int C) {
+  float *dweight = partial + size_t(blockIdx.x) * C, *dbias = dweight + size_t(gridDim.x) * C;
+  for (int team = 0; team < int(blockDim.y); team++) {
+    if (int(threadIdx.y) == team) {
+      bool last = team + 1 == int(blockDim.y);
+      pass_on(mine.dweight, sums, last ? dweight : sums, C);
+      if (CENTERED) pass_on(mine.dbias, sums + C, last ? dbias : sums + C, C);
+    }
+    __syncthreads();
+  }
+}
+
 // dx [+]= r (dn − ⟨dn⟩ − n ⟨dn n⟩),  dn = w dy;   not CENTERED: without ⟨dn⟩
-// partial (2, gridDim.x, C) receives Σ dy n and Σ dy over the rows of each block: norm_sums adds these up.
+// partial receives Σ dy n and Σ dy over the rows of each block: norm_sums adds these up.
 // Moves 3 N C numbers; 4 N C if it adds to the dx that waits, as that of a residual stream does.
 template <int W, bool CENTERED, class T>
 NK_DEV void normalize_backward(const T* dy, const T* x, const T* weight, const float* mean, const float* r, T* dx,
@@ -146,56 +174,40 @@ NK_DEV void normalize_backward(const T* dy, const T* x, const T* weight, const f
   NK_SHARED(two, exchange, [2][MAX_WARPS]);
   NK_DYNAMIC_SHARED(float, sums);  // (2, C) where a block has several teams
   constexpr int items = ITEMS<T, W>;
-  int first = threadIdx.x * W, step = blockDim.x * W, turn = 0;
-  float dweight[items][W] = {}, dbias[items][W] = {};
+  column_sums<items, W> mine = {};
+  int turn = 0;
   for (int row0 = blockIdx.x * blockDim.y; row0 < N; row0 += gridDim.x * blockDim.y, turn++) {
     int row = row0 + threadIdx.y, end = row < N ? C : 0;
     size_t place = size_t(row) * C;
-    float m = CENTERED && row < N ? mean[row] : 0.f, scale = row < N ? r[row] : 0.f;
-    pack<T, W> xs[items], dys[items];
-    float total = 0.f, along = 0.f;
-#pragma unroll
-    for (int i = 0; i < items; i++) {
-      int c = first + i * step;
-      if (c >= end) continue;
-      xs[i] = load_pack<W>(x + place + c);
-      dys[i] = load_pack<W>(dy + place + c);
+    float m = CENTERED && row < N ? mean[row] : 0.f, scale = row < N ? r[row] : 0.f, total = 0.f, along = 0.f;
+    pack<T, W> xs[items], dys[items], out[items] = {};
+    load_pieces(xs, x + place, end);
+    load_pieces(dys, dy + place, end);
+    for_each_piece<W, items>(end, [&](int i, int c) {
       pack<T, W> w = load_pack<W>(weight + c);
 #pragma unroll
       for (int k = 0; k < W; k++) {
-        float dn = to_float(w.v[k]) * to_float(dys[i].v[k]);
+        float slope = to_float(dys[i].v[k]), n = (to_float(xs[i].v[k]) - m) * scale, dn = to_float(w.v[k]) * slope;
         total += dn;
-        along += dn * ((to_float(xs[i].v[k]) - m) * scale);
+        along += dn * n;
+        mine.dweight[i][k] += slope * n;
+        if (CENTERED) mine.dbias[i][k] += slope;
       }
-    }
+    });
     two sum = team_sum(total, along, exchange, turn);
     float mean_dn = CENTERED ? sum.a / C : 0.f, mean_along = sum.b / C;
-#pragma unroll
-    for (int i = 0; i < items; i++) {
-      int c = first + i * step;
-      if (c >= end) continue;
-      pack<T, W> w = load_pack<W>(weight + c), out = {};  // again, from the cache: registers are few
-      if (add) out = load_pack<W>(dx + place + c);
+    if (add) load_pieces(out, dx + place, end);
+    for_each_piece<W, items>(end, [&](int i, int c) {
+      pack<T, W> w = load_pack<W>(weight + c);  // again, from the cache: registers are few
 #pragma unroll
       for (int k = 0; k < W; k++) {
-        float slope = to_float(dys[i].v[k]), n = (to_float(xs[i].v[k]) - m) * scale;
-        dweight[i][k] += slope * n;
-        if (CENTERED) dbias[i][k] += slope;
-        float dn = to_float(w.v[k]) * slope;
-        out.v[k] = from_float<T>(to_float(out.v[k]) + scale * (dn - mean_dn - n * mean_along));
+        float dn = to_float(w.v[k]) * to_float(dys[i].v[k]), n = (to_float(xs[i].v[k]) - m) * scale;
+        out[i].v[k] = from_float<T>(to_float(out[i].v[k]) + scale * (dn - mean_dn - n * mean_along));
       }
-      store_pack(dx + place + c, out);
-    }
+      store_pack(dx + place + c, out[i]);
+    });
   }
-  float* block = partial + size_t(blockIdx.x) * C;
-  for (int team = 0; team < int(blockDim.y); team++) {  // one after the other: the same order each time
-    if (int(threadIdx.y) == team) {
-      bool last = team + 1 == int(blockDim.y);
-      pass_on(dweight, sums, last ? block : sums, C);
-      if (CENTERED) pass_on(dbias, sums + C, last ? block + size_t(gridDim.x) * C : sums + C, C);
-    }
-    __syncthreads();
-  }
+  write_partial<CENTERED>(mine, sums, partial, C);
 }
 
 template <class T>
