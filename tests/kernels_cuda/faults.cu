@@ -161,8 +161,10 @@ NK_DEV void product(const T* a, const T* b, float* d) {
 NK_HALVES(product, 32, (const T* a, const T* b, float* d), (a, b, d))
 
 NK_KERNEL block_reductions(const float* x, float* y) {
-  float v = x[threadIdx.x], total = block_sum(v), largest = block_max(v), again = block_sum(2.f * v);
-  y[threadIdx.x * 3] = total, y[threadIdx.x * 3 + 1] = largest, y[threadIdx.x * 3 + 2] = again;
+  float v = x[threadIdx.x], total = block_sum(v), twice = block_sum(2.f * v);
+  float largest = block_max(v), smallest = -block_max(-v);
+  y += threadIdx.x * 4;
+  y[0] = total, y[1] = twice, y[2] = largest, y[3] = smallest;
 }
 NK_EXPORT(block_reductions)
 

@@ -141,7 +141,7 @@ NK_DEV float block_max(float v) {
   v = warp_max(v);
   if (blockDim.x == 32) return v;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  __syncthreads();
+  __syncthreads();  // as above
   if (lane == 0) maxima[warp] = v;
   __syncthreads();
   return warp_max(lane < warps ? maxima[lane] : -infinity());
