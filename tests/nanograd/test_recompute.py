@@ -1,5 +1,6 @@
 """Modules that are run again in backward: the same bits, less memory, and nothing half done after an error."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from nanograd import nn
+from nanograd.backend import to_device, to_host
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.nn.recompute import recompute
+from nanograd.optim import FlatParameters
 from nanograd.primitive import primitive
 from nanograd.profile import profile
 from nanograd.random import DropoutKeys
@@ -33,6 +36,30 @@ def gradients(config: DecoderLMConfig, *, again: bool, mask: Any = None) -> dict
         loss.backward()
         found[f"loss {i}"] = loss.data
     return found | {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("device", ["cpu", "stand-in"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_gradients_are_the_same_bits_in_every_precision_on_every_device(precision, device, monkeypatch):
+    """float32 gradients of 16-bit activations, dropout masks drawn twice; tied embeddings are outside of the blocks."""
+    if device == "stand-in":
+        pytest.importorskip("cupy", reason="the stand-in asks the real CuPy which names it has")
+        from tests import fake_cupy
+
+        for name, module in fake_cupy.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+    where, found = "cuda" if device == "stand-in" else "cpu", []
+    inputs = [to_device(x, where) for x in (IDS, TARGETS, PADDING)]
+    for again in (False, True):
+        model = DecoderLM(CONFIG, seed=3).to(where)
+        model.recompute_blocks = again
+        flat = FlatParameters(model, precision=precision, seed=5)
+        for _ in range(2):
+            model.loss(*inputs).backward()
+        found.append(to_host(flat.gradients))
+    assert found[0].dtype == np.float32
+    assert found[0].any()
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.fixture(params=["formulas", "twins"])
