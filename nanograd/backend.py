@@ -182,6 +182,17 @@ def check_device(device: str) -> None:
         _cuda(device)
 
 
+def cuda_module(device: str) -> ArrayModule:
+    """CuPy, for a CUDA device that is here. Raises DeviceError as check_device."""
+    return _cuda(device)[0]
+
+
+def compute_capability(device: str) -> int:
+    """What a CUDA device can do: 80 is an A100, 90 an H100 or H200. Raises DeviceError as check_device."""
+    cupy, index = _cuda(device)
+    return int(cupy.cuda.Device(index).compute_capability)
+
+
 def _cuda(device: str) -> tuple[ArrayModule, int]:
     name, _, index = device.partition(":")
     if name != "cuda" or not (index.isdecimal() or device == "cuda"):

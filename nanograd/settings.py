@@ -16,7 +16,7 @@ CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Path = Annotated[str, msgspec.Meta(min_length=1)]
-MatmulPrecision = Literal["float32", "bf16"]
+MatmulPrecision = Literal["float32", "tf32", "bf16"]
 
 
 class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +69,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU; which one it was is saved with the run"""
     matmul_precision: MatmulPrecision = "float32"
-    """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
+    """products of float32 matrices, which are summed in float32 in any case: bf16 rounds factors to 8 bits and needs a
+    CPU with AVX-512 BF16 or a GPU; tf32 rounds them to 11 bits and needs a GPU (A100 or later, both)"""
     precision: Precision = "float32"
     """what the model computes in; weights are kept in float32 all the same. bf16 and fp16 are for GPUs: on the CPU they
     run by the plain formulas, slowly, as a proof"""

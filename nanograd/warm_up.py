@@ -62,8 +62,12 @@ def _step(optim: OptimConfig) -> None:
 
 @contextlib.contextmanager
 def compiled_kernels(config: TrainConfig) -> Iterator[None]:
-    """Compile the kernels beside what the block does, if this machine has not done so before; then load them."""
+    """Compile the kernels beside what the block does, if this machine has not done so before; then load them.
+
+    Those of a GPU are compiled one by one, when they are first launched.
+    """
     if config.device != "cpu" or not backend.kernels_allowed():
+        kernels.load(config.matmul_precision, device=config.device)
         yield
         return
     kind = Kind(config.model, config.optim, config.matmul_precision, config.loader.layout)

@@ -15,29 +15,54 @@ __all__ = ["check_matmul_precision", "compile_elsewhere", "load"]
 
 def check_matmul_precision(name: str, device: str) -> None:
     """Raise ValueError, in one line that says what to do, unless `device` can multiply matrices in this precision."""
-    if name == "bf16" and device != "cpu":
-        raise ValueError(f"matmul precision bf16 is for the CPU, not for device {device!r}: use float32")
-    if name == "bf16" and not backend.kernels_allowed():
-        raise ValueError("matmul precision bf16 needs the kernels, which the environment keeps off: use float32")
-    if name != "float32":
-        from nanograd.kernels.cpu.gemm import check_precision
+    if name == "float32":
+        return
+    if not backend.kernels_allowed():
+        raise ValueError(f"matmul precision {name} needs the kernels, which the environment keeps off: use float32")
+    if device != "cpu":
+        from nanograd.kernels.cuda import cublaslt
 
-        check_precision(name)
+        cublaslt.check_precision(name, backend.compute_capability(device))
+        return
+    if name == "tf32":
+        raise ValueError("matmul precision tf32 is for CUDA devices: on the CPU use float32, or bf16")
+    from nanograd.kernels.cpu.gemm import check_precision
+
+    check_precision(name)
 
 
-def load(matmul_precision: Literal["float32", "bf16"] | None = None, *, part: str | None = None) -> None:
-    """Import the twins and switch them on, unless the environment says otherwise (backend.kernels_allowed).
+def load(
+    matmul_precision: Literal["float32", "tf32", "bf16"] | None = None, *, part: str | None = None, device: str = "cpu"
+) -> None:
+    """Import the twins for `device` and switch them on, unless the environment says otherwise (kernels_allowed).
 
-    matmul_precision  what products compute in from now on; None leaves that as it is. Raises ValueError for bf16 where
-    the CPU lacks it.   part  one of compilation.PARTS: only those twins, for a process that compiles no others
+    matmul_precision  what products compute in from now on; None leaves that as it is
+    part              one of compilation.PARTS: only those of the CPU's twins, for a process that compiles no others
+    Raises ValueError for a precision or a device that is not here, and for a CUDA device without cuBLASLt.
     """
     if not backend.kernels_allowed():
         backend.use_kernels(False)
+        return
+    if device != "cpu":
+        _load_cuda(device, matmul_precision)
         return
     for name in PARTS[part] if part else [name for names in PARTS.values() for name in names]:
         importlib.import_module(f"nanograd.kernels.cpu.{name}")
     if matmul_precision is not None:
         from nanograd.kernels.cpu import gemm
 
-        gemm.set_matmul_precision(matmul_precision)
+        check_matmul_precision(matmul_precision, device)
+        gemm.set_matmul_precision("bf16" if matmul_precision == "bf16" else "float32")
+    backend.use_kernels(True)
+
+
+def _load_cuda(device: str, matmul_precision: Literal["float32", "tf32", "bf16"] | None) -> None:
+    from nanograd.kernels.cuda import cublaslt, launch
+
+    xp = backend.cuda_module(device)
+    cublaslt.check_installed(xp)
+    launch.register_twins(xp)
+    if matmul_precision is not None:
+        check_matmul_precision(matmul_precision, device)
+        cublaslt.set_matmul_precision(matmul_precision)
     backend.use_kernels(True)

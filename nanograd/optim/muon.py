@@ -80,7 +80,7 @@ class Muon(Optimizer):
             [self._direction(g, self.m[part.own], scale) for part, g in zip(parts, gradients, strict=True)]
         )
         shapes = [shape for part in parts for shape in self._shapes[part.where.start]]
-        orthogonalize_all(steps, shapes)
+        orthogonalize_all(steps, shapes, may_round=self.flat.compute is not None)
         done = 0
         for part in parts:
             w = self.flat.parameters[part.where]

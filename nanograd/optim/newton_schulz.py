@@ -1,12 +1,13 @@
 """Floor 4. A matrix to the nearest one whose rows are orthonormal, by matrix products alone."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nanograd import backend
 from nanograd.backend import Array
+from nanograd.optim.compiled import compiled_for_gpu
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 STEPS = 5
@@ -32,10 +33,13 @@ def orthogonalize(g: Array) -> Array:
     return x.T if tall else x
 
 
-def orthogonalize_all(flat: Array, shapes: Sequence[tuple[int, int]]) -> None:
-    """`orthogonalize` in place for matrices of these shapes that lie one behind the other in `flat` (n,)."""
-    if (kernels := _compiled(flat)) is not None:
-        kernels.orthogonalize_all(flat, shapes, COEFFICIENTS, STEPS)
+def orthogonalize_all(flat: Array, shapes: Sequence[tuple[int, int]], *, may_round: bool = False) -> None:
+    """`orthogonalize` in place for matrices of these shapes that lie one behind the other in `flat` (n,).
+
+    may_round  products may round their factors to 11 bits where that is faster: on a GPU, several times
+    """
+    if (compiled := _compiled(flat, may_round)) is not None:
+        compiled(flat, shapes, COEFFICIENTS, STEPS)
         return
     start = 0
     for shape in shapes:
@@ -44,11 +48,14 @@ def orthogonalize_all(flat: Array, shapes: Sequence[tuple[int, int]]) -> None:
         start += x.size
 
 
-def _compiled(x: Array) -> Any | None:
-    """The kernels for an array like `x`, or None: then the formula runs, with BLAS's or CuPy's products."""
-    if type(x) is not np.ndarray or x.dtype != np.float32 or not backend.kernels_enabled():
+def _compiled(x: Array, may_round: bool) -> Callable[..., None] | None:
+    """The compiled function for an array like `x`, or None: then the formula runs, with BLAS's or CuPy's products."""
+    if x.dtype != np.float32 or not backend.kernels_enabled():
         return None
-    from nanograd.kernels.cpu import newton_schulz
-    from nanograd.kernels.cpu.cpu_features import has_avx512
+    if type(x) is np.ndarray:
+        from nanograd.kernels.cpu import newton_schulz
+        from nanograd.kernels.cpu.cpu_features import has_avx512
 
-    return newton_schulz if has_avx512() else None
+        return newton_schulz.orthogonalize_all if has_avx512() else None
+    on_gpu = compiled_for_gpu(x, "newton_schulz")
+    return None if on_gpu is None else functools.partial(on_gpu.orthogonalize_all, may_round=may_round)

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from nanograd.backend import to_device
+from nanograd.kernels.cuda.emulation import Schedule
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 bfloat16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = [np.dtype(np.float32), bfloat16, np.dtype(np.float16)]
+one_schedule = pytest.mark.parametrize("schedule", [Schedule()], indirect=True, ids=str)  # where no kernel runs
 every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 

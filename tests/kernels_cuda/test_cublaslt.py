@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanograd.kernels.cuda import cublaslt
+from nanograd import backend, kernels, ops
+from nanograd.kernels.cuda import cublaslt, launch
 from nanograd.kernels.cuda.cublaslt_abi import Compute, Epilogue
 from nanograd.kernels.cuda.cublaslt_library import CublasLtError
 
@@ -354,3 +355,37 @@ def test_each_stream_has_memory_of_its_own():
             gemm(a, b, out)
             sizes.append(fake_cupy.counts["allocation"])
     assert sizes == [1, 1]
+
+
+def test_loading_for_a_device_gives_operations_their_twins_and_chooses_the_precision():
+    assert not backend.kernels_enabled()
+    kernels.load("tf32", device="cuda")
+    assert backend.kernels_enabled()
+    assert cublaslt.matmul_precision() == "tf32"
+    assert launch.has_twins(fake_cupy)
+    y, _, rule = ops.linear.fastest(fake_cupy, [a, random(N, K)], {})
+    assert rule is not ops.linear.formula
+    assert y.shape == (M, N)
+
+
+def test_loading_is_refused_where_products_cannot_be_made(monkeypatch):
+    def missing() -> None:
+        raise backend.DeviceError("no libcublasLt was found")
+
+    monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
+    with pytest.raises(
+        ValueError, match=r"tf32 needs a GPU of compute capability 8\.0 .* this one has 7\.5: use float32"
+    ):
+        kernels.load("tf32", device="cuda")
+    cublaslt.register(fake_cupy, missing)
+    with pytest.raises(backend.DeviceError, match="no libcublasLt was found"):
+        kernels.load("float32", device="cuda")
+    assert not backend.kernels_enabled()
+
+
+def test_without_kernels_only_float32_can_be_had(monkeypatch):
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")
+    with pytest.raises(ValueError, match="tf32 needs the kernels, which the environment keeps off: use float32"):
+        kernels.check_matmul_precision("tf32", "cuda")
+    kernels.load("float32", device="cuda")
+    assert not backend.kernels_enabled()

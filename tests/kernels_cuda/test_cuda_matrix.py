@@ -22,6 +22,7 @@ from tests.kernels_cuda.emulated import (
     few,
     numbers,
     on_device,
+    one_schedule,
     wide,
 )
 
@@ -147,6 +148,7 @@ SHAPES = [
 ]
 
 
+@one_schedule
 @every_float
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_matmul(library, device, dtype, shapes):
@@ -159,6 +161,7 @@ def test_matmul(library, device, dtype, shapes):
         compare(found, gradient, dtype)
 
 
+@one_schedule
 def test_matmul_takes_views_and_adds_to_gradients(library, device):
     """Queries and keys as they lie in a packed array; both gradients are there already."""
     packed = on_device(numbers((2, 5, 2, 3, 8), np.float32))
@@ -201,6 +204,7 @@ def test_mlp(library, device, without, activation, biases):
                 compare(found, gradient, dtype, ulps=16)
 
 
+@one_schedule
 def test_gelu_by_its_tanh_formula_costs_no_pass_of_its_own(library, device):
     fake = library(frozenset())
     arrays, dy = mlp_case(bfloat16, "gelu-tanh", biases=True, residual=True)
@@ -235,6 +239,7 @@ def test_where_the_epilogue_was_not_measured_to_be_faster_a_kernel_does_it(libra
 # What is left to the formulas
 
 
+@one_schedule
 def test_what_the_twins_leave_to_the_formulas(library, device):
     x, weight = numbers((3, 4), np.float64), numbers((2, 4), np.float64)
     for op, arrays in (
@@ -246,6 +251,7 @@ def test_what_the_twins_leave_to_the_formulas(library, device):
         assert op.fastest(device, list(map(on_device, arrays)), {})[2] is op.formula
 
 
+@one_schedule
 def test_errors_are_the_formulas(library, device):
     x, weight = (on_device(numbers(shape, np.float32)) for shape in ((3, 4), (2, 5)))
     with pytest.raises(ValueError, match=r"linear: x \(…, in\) needs weight \(out, in\)"):

@@ -58,8 +58,11 @@ def test_bf16_is_refused_where_it_cannot_run(flags, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(gemm, "has_bf16", lambda: False)
     fails(train.main, argv, "bf16 needs a CPU with AVX-512 BF16", capsys)
     monkeypatch.setattr(gemm, "has_bf16", lambda: True)
+    fails(train.main, [*argv[:-1], "tf32"], "tf32 is for CUDA devices: on the CPU use float32, or bf16", capsys)
     monkeypatch.setattr(backend, "check_device", lambda device: None)
-    fails(train.main, [*argv, "--device", "cuda"], "bf16 is for the CPU, not for device 'cuda'", capsys)
+    monkeypatch.setattr(backend, "compute_capability", lambda device: 75)
+    message = "bf16 needs a GPU of compute capability 8.0 (A100) or later, and this one has 7.5: use float32"
+    fails(train.main, [*argv, "--device", "cuda"], message, capsys)
     monkeypatch.setenv("NANOGRAD_KERNELS", "0")
     fails(train.main, argv, "which the environment keeps off", capsys)
     assert list(tmp_path.iterdir()) == []

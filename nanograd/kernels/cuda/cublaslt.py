@@ -4,7 +4,8 @@ A product's plan (cublaslt_library.py) is made when a shape first comes, and kep
 plan can be made, so a step that is to be recorded runs once before, or calls `warm` with what it will call `gemm` with.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 from nanograd.backend import Array, ArrayModule
@@ -13,6 +14,7 @@ from nanograd.kernels.cuda.cublaslt_library import WORKSPACE, CublasLt, CublasLt
 from nanograd.kernels.cuda.gemm_problem import Batch, EpilogueName, Operands, alignment, problem
 
 MatmulPrecision = Literal["float32", "tf32", "bf16"]
+FIRST_WITH_TF32 = 80  # compute capability 8.0; and with bfloat16
 
 _COMPUTE = {
     "float32": Compute.COMPUTE_32F,
@@ -33,9 +35,30 @@ def set_matmul_precision(name: MatmulPrecision) -> None:
     Products of bfloat16 or float16 matrices are not affected: their factors are as short already.
     """
     global _precision
+    check_precision(name, FIRST_WITH_TF32)
+    _precision = name
+
+
+@contextlib.contextmanager
+def precision_of(name: MatmulPrecision) -> Iterator[None]:
+    """Choose inside a block."""
+    before = _precision
+    set_matmul_precision(name)
+    try:
+        yield
+    finally:
+        set_matmul_precision(before)
+
+
+def check_precision(name: str, compute_capability: int) -> None:
+    """Raise ValueError, in one line that says what to do, unless such a GPU multiplies in this precision."""
     if name not in get_args(MatmulPrecision):
         raise ValueError(f"matmul precision {name!r} is unknown; use one of {', '.join(get_args(MatmulPrecision))}")
-    _precision = name
+    if name != "float32" and compute_capability < FIRST_WITH_TF32:
+        raise ValueError(
+            f"matmul precision {name} needs a GPU of compute capability 8.0 (A100) or later, and this one has "
+            f"{compute_capability / 10}: use float32"
+        )
 
 
 class _Known(NamedTuple):
@@ -62,6 +85,11 @@ class _Device:
 
 _libraries: dict[ArrayModule, Callable[[], Any]] = {}
 _devices: dict[tuple[ArrayModule, int], _Device] = {}
+
+
+def check_installed(xp: ArrayModule) -> None:
+    """Raise DeviceError, which says what to install, unless arrays of `xp` can be multiplied."""
+    _libraries.get(xp, load_library)()
 
 
 def register(xp: ArrayModule, library: Callable[[], Any]) -> None:
