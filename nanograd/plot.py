@@ -2,8 +2,10 @@
 
 import csv
 import io
+import math
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,20 +37,25 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return averages
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; a last line that was cut off in the middle is left out. Raises ValueError."""
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """The records of metrics.jsonl, one by one: a long run has many, and training reads them now and then.
+
+    A last line that was cut off in the middle is left out. Raises ValueError.
+    """
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{run} holds no metrics.jsonl: name the run folder that nanograd.train printed")
-    lines = path.read_bytes().splitlines(keepends=True)
-    try:
-        records = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.endswith(b"\n")]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    for number, record in enumerate(records, 1):
-        if not isinstance(record.get("step"), int) or not isinstance(record.get("loss", ""), int | float | None):
-            raise ValueError(f"{path} is damaged: line {number} is not that of a step")
-    return records
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = msgspec.json.decode(line, type=dict[str, Any])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
+            if not isinstance(record.get("step"), int) or not isinstance(record.get("loss", ""), int | float | None):
+                raise ValueError(f"{path} is damaged: line {number} is not that of a step")
+            yield record
 
 
 def draw_loss(run: Path) -> Path:
@@ -89,23 +96,24 @@ class Curves(NamedTuple):
 
 
 def _curves(run: Path, x: Axis) -> Curves:
-    records = read_metrics(run)
-    if not records:
+    at, loss, val_at, val_loss, unigram = array("d"), array("d"), array("d"), array("d"), None
+    for record in read_metrics(run):
+        if not at and x not in record:
+            raise ValueError(f"{run / 'metrics.jsonl'} says nothing of {x!r}")
+        at.append(_number(record.get(x)))
+        loss.append(_number(record["loss"]))
+        if record.get("val_loss") is not None:
+            val_at.append(at[-1])
+            val_loss.append(_number(record["val_loss"]))
+            unigram = record.get("unigram_loss")
+    if not at:
         raise ValueError(f"{run / 'metrics.jsonl'} has no complete line yet")
-    measured = [r for r in records if r.get("val_loss") is not None]
-    return Curves(
-        _column(run, records, x),
-        _column(run, records, "loss"),
-        _column(run, measured, x),
-        _column(run, measured, "val_loss"),
-        measured[-1].get("unigram_loss") if measured else None,
-    )
+    return Curves(np.array(at), np.array(loss), np.array(val_at), np.array(val_loss), unigram)
 
 
-def _column(run: Path, records: list[dict[str, Any]], key: str) -> np.ndarray:
-    if records and key not in records[0]:
-        raise ValueError(f"{run / 'metrics.jsonl'} says nothing of {key!r}")
-    return np.array([record.get(key) for record in records], float)  # None, a loss that was no number, becomes NaN
+def _number(x: float | None) -> float:
+    """None stands for what is no number."""
+    return math.nan if x is None else x
 
 
 def _draw_run(axes: Any, found: Curves, label: str, color: str) -> None:

@@ -48,17 +48,17 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
 
 def test_damage_and_absence_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"holds no metrics\.jsonl"):
-        read_metrics(tmp_path)
+        list(read_metrics(tmp_path))
     write(tmp_path, [], tail="nonsense\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
-        read_metrics(tmp_path)
+        list(read_metrics(tmp_path))
     for record in ({"loss": 2.0}, {"step": 1, "loss": "two"}, {"step": 1}, 1, [1], {"step": {}}):
         write(tmp_path, [record])
         with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
-            read_metrics(tmp_path)
+            list(read_metrics(tmp_path))
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
-        read_metrics(tmp_path)
+        list(read_metrics(tmp_path))
     write(tmp_path, [])
     with pytest.raises(ValueError, match="no complete line"):
         draw_loss(tmp_path)
