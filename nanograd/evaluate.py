@@ -22,7 +22,8 @@ from nanograd.io.checkpoint import load_model
 from nanograd.io.model_card import Card, hash_files, read_card, versions, write_card
 from nanograd.models import DecoderLM
 from nanograd.optim_settings import OptimConfig
-from nanograd.settings import MatmulPrecision, TrainConfig
+from nanograd.precision import Precision, float_type
+from nanograd.settings import MatmulPrecision, TrainConfig, check_precision
 from nanograd.warm_up import compiled_kernels
 from pre_process.terminal import console
 from pre_process.tokenizer import Tokenizer
@@ -48,6 +49,8 @@ class EvaluateConfig(msgspec.Struct, frozen=True, kw_only=True):
     """windows computed together; makes no difference to the figures"""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
+    precision: Precision = "float32"
+    """what the model computes in; bf16 and fp16 are for GPUs: on the CPU they run by the plain formulas, slowly"""
     matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     documents: Annotated[int, msgspec.Meta(ge=0)] = 3
@@ -78,9 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = TrainConfig(
         model=model.config,
         device=config.device,
+        precision=config.precision,
         matmul_precision=config.matmul_precision,
         optim=OptimConfig().resolved(accumulate=1),  # as in most runs: then their kernels are here already
     )
+    check_precision(settings)
+    model.astype(float_type(config.precision))
     with compiled_kernels(settings):
         pass  # a process rounds otherwise with code it has compiled itself than with code that it finds
     text, losses = measure(config, model, tokenizer)
@@ -135,6 +141,7 @@ def _card(config: EvaluateConfig, model: DecoderLM, text: Text, found: Figures) 
         "val_fraction": config.val_fraction,
         "stride": config.stride or model.config.context_length,
         "batch_size": config.batch_size,
+        "precision": config.precision,
         "matmul_precision": config.matmul_precision,
     }
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]

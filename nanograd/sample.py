@@ -13,6 +13,7 @@ from nanograd.config import parse_flags
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
 from nanograd.models import stretch
+from nanograd.precision import Precision, float_type
 from pre_process.encode_position.rotary_scaling import Kind
 
 ABOUT = (__doc__ or "").removeprefix("Floor 6. ")
@@ -41,6 +42,8 @@ class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
     """for rotary positions and a longer context: how they are slowed down"""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
+    precision: Precision = "float32"
+    """what the model computes in; bf16 and fp16 are for GPUs: on the CPU they run by the plain formulas, slowly"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = stretch(model, config.context_length, rotary_scaling=config.rotary_scaling)
     elif config.rotary_scaling != "none":
         raise ValueError("--rotary-scaling is for a longer context: give --context-length too")
+    model.astype(float_type(config.precision))
     ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]
     if len(ids) > model.config.context_length:
         print(f"only the last {model.config.context_length} of {len(ids)} prompt tokens are read", file=sys.stderr)

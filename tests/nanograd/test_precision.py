@@ -1,6 +1,7 @@
 """From float32 to 16 bits, to the nearest number or by chance; and what an engine of 16 bits adds up in."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nanograd import ops
-from nanograd.backend import accumulator, is_floating
+from nanograd.backend import accumulator, formulas_only, is_floating
 from nanograd.precision import float_type, round_into, rounding_key
 from nanograd.tensor import Tensor
+from nanograd.testing import value_and_gradients
+from tests.cases import CASES
 
 BF16, FP16 = float_type("bf16"), float_type("fp16")
 
@@ -69,6 +72,19 @@ def test_without_a_key_and_in_fp16_to_the_nearest():
     np.testing.assert_array_equal(rounded(x), x.astype(BF16))
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(rounded(x, rounding_key(0, 0), FP16), x.astype(FP16))
+
+
+@pytest.mark.usefixtures("twins")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_compiled_twins_leave_16_bits_to_the_formulas(precision):
+    for case in CASES:
+        found, expected = [], []
+        for results, context in ((found, nullcontext()), (expected, formulas_only())):
+            with context:
+                y, gradients = value_and_gradients(lambda *x: case.call(x), case.draw(dtype=float_type(precision)))  # noqa: B023
+                results += [y, *gradients]
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=repr(case))
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16])

@@ -55,10 +55,13 @@ def test_it_learns_as_float32_does_and_any_command_reads_it(kind, flags, finishe
         assert math.isclose(ours["loss"], theirs["loss"], rel_tol=0.01)
     assert math.isclose(found[-1]["val_loss"], expected[-1]["val_loss"], rel_tol=0.01)
     capsys.readouterr()
-    corpus = flags[flags.index("--data") + 1]
-    assert terminal.run(evaluate.main, [str(run), "--data", corpus, "--split", "val"]) == 0
-    capsys.readouterr()
-    assert terminal.run(sample.main, [str(run), "--prompt", "the", "--max-new-tokens", "3", "--seed", "1"]) == 0
+    corpus, losses = flags[flags.index("--data") + 1], []
+    for precision in ("float32", kind):
+        argv = [str(run), "--data", corpus, "--split", "val", "--json", "--precision", precision]
+        assert terminal.run(evaluate.main, argv) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert 0 < abs(losses[1] / losses[0] - 1) < 0.01
+    assert terminal.run(sample.main, [str(run), "--prompt", "the", "--max-new-tokens", "3", "--precision", kind]) == 0
     assert capsys.readouterr().out.startswith("the")
 
 
