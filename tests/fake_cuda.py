@@ -9,6 +9,7 @@ a capture (a copy between host and device, a wait, memory that is not of a pool 
 """
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,6 +31,7 @@ class Event:
         self.before: list[Copy] = []
 
     def record(self, stream: "Stream | None" = None) -> None:
+        self.at = time.perf_counter()
         self.before = list((stream or get_current_stream()).copies)
 
     def synchronize(self) -> None:
@@ -144,6 +146,14 @@ class MemoryPool:
 
     def total_bytes(self) -> int:
         return self.taken
+
+    def free_all_blocks(self) -> None:
+        """Nothing is kept here."""
+
+
+def get_elapsed_time(start: Event, stop: Event) -> float:
+    """Milliseconds."""
+    return (stop.at - start.at) * 1e3
 
 
 @contextlib.contextmanager

@@ -269,6 +269,10 @@ def launcher(run: Any) -> Any:
     return launch
 
 
+def get_default_memory_pool() -> Any:
+    return _pool
+
+
 def asnumpy(a: Any) -> np.ndarray:
     return a.get() if isinstance(a, ndarray) else np.asarray(a)
 
@@ -308,10 +312,25 @@ class _Device:
 
 
 _current = [_Device(0)]
+_pool = fake_cuda.MemoryPool()
+__version__ = real.__version__
 cuda = SimpleNamespace(
     is_available=lambda: True,
     Device=_Device,
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+    runtime=SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda index: {
+            "name": b"NVIDIA H200 (stand-in)",
+            "major": 9,
+            "minor": 0,
+            "totalGlobalMem": 150 * 10**9,
+            "multiProcessorCount": 132,
+        },
+        driverGetVersion=lambda: 13000,
+        runtimeGetVersion=lambda: 13000,
+    ),
+    get_elapsed_time=fake_cuda.get_elapsed_time,
     **{name: getattr(fake_cuda, name) for name in ("Event", "Stream", "MemoryPool", "using_allocator", "Graph")},
     get_current_stream=fake_cuda.get_current_stream,
 )

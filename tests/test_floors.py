@@ -49,7 +49,7 @@ FLOORS = [
         "trainer",
         "train_report",
     },
-    {"train", "evaluate", "sample", "plot", "doctor", "warm_up"},
+    {"train", "evaluate", "sample", "plot", "doctor", "gpucheck", "warm_up"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
