@@ -111,13 +111,14 @@ def to_host(x: Array) -> Any:
 
 
 def own_stream(device: str) -> Any:
-    """From now on all work of this thread on a GPU goes to a stream that can be captured. Keep what is returned.
+    """From now on this thread works on that GPU, on a stream that can be captured. Keep what is returned.
 
     None for the CPU. Raises DeviceError.
     """
     if device == "cpu":
         return None
-    cupy, _ = _cuda(device)
+    cupy, index = _cuda(device)
+    cupy.cuda.Device(index).use()
     return cupy.cuda.Stream(non_blocking=True).use()
 
 

@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = msgspec.structs.replace(config, optim=config.optim.resolved(accumulate=config.accumulate))
         check_frozen(config)
         check_precision(config)
-        check_cuda_graph(config)
         if config.resume and asked["resume"] is None:
             raise ConfigError("--resume belongs on the command line: a file of settings makes any number of runs")
         config = msgspec.structs.replace(config, device=terminal.chosen_device(config.device))
+        check_cuda_graph(config)
         kernels.check_matmul_precision(config.matmul_precision, config.device)
         if config.tensorboard:
             check_installed()

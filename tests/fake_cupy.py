@@ -310,6 +310,9 @@ class _Device:
     def __exit__(self, *_: object) -> None:
         _current.pop()
 
+    def use(self) -> None:
+        _current[0] = self
+
 
 _current = [_Device(0)]
 _pool = fake_cuda.MemoryPool()
