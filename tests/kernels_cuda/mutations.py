@@ -82,4 +82,119 @@ SOFTMAX = [
     ),
 ]
 
-MUTATIONS = [*SOFTMAX]
+NORMS_AND_LOSSES = [
+    Mutation(
+        "normalization.cu",
+        "the warps of a row do not wait for each other",
+        "  __syncthreads();\n  two total",
+        "  two total",
+        "test_cuda_normalization.py::test_rows_of_any_width",
+    ),
+    Mutation(
+        "normalization.cu",
+        "what warps exchange is overwritten at the next turn",
+        "exchange[turn % 2]",
+        "exchange[0]",
+        "test_cuda_normalization.py::test_rows_of_any_width",
+    ),
+    Mutation(
+        "normalization.cu",
+        "the variance is about 0",
+        "float d = to_float(x[i].v[k]) - mean;",
+        "float d = to_float(x[i].v[k]);",
+        "test_cuda_normalization.py::test_a_large_mean_costs_no_digits",
+    ),
+    Mutation(
+        "normalization.cu",
+        "teams add to sums that are still being written",
+        "    }\n    __syncthreads();\n  }\n",
+        "    }\n  }\n",
+        "test_cuda_normalization.py::test_more_rows_than_all_blocks_take_at_a_time",
+    ),
+    Mutation(
+        "normalization.cu",
+        "a gradient that waits is overwritten",
+        "if (add) load_pieces(out, dx + place, end);",
+        "",
+        "test_cuda_normalization.py::test_gradients_are_added_to_those_that_wait",
+    ),
+    Mutation(
+        "head_norm.cu",
+        "half of a head is summed",
+        "int offset = lanes / 2",
+        "int offset = lanes / 4",
+        "test_cuda_head_norm.py::test_heads_of_any_width",
+    ),
+    Mutation(
+        "head_norm.cu",
+        "the first head of the values is normalized too",
+        "  bool value = head >= 2 * H;\n#pragma",
+        "  bool value = head > 2 * H;\n#pragma",
+        "test_cuda_head_norm.py::test_heads_of_any_width",
+    ),
+    Mutation(
+        "head_norm.cu",
+        "the slope keeps a part along the head",
+        "- n * mean)",
+        "- mean)",
+        "test_cuda_head_norm.py::test_heads_of_any_width",
+    ),
+    Mutation(
+        "loss.cu",
+        "the target's logit is read when its slope may stand there",
+        "losses[row] = loss_of(of_row, at_target, s);",
+        "losses[row] = loss_of(of_row, logit_at(z, target, V), s);",
+        "test_cuda_output_layer.py::test_the_output_layer_in_chunks",
+    ),
+    Mutation(
+        "loss.cu",
+        "the threads' sums belong to different maxima",
+        "block_sum(mine.total * __expf(mine.m - m))",
+        "block_sum(mine.total)",
+        "test_cuda_loss.py::test_cross_entropy",
+    ),
+    Mutation(
+        "loss.cu",
+        "z-loss has no slope",
+        "(1.f + 2.f * s.z_loss * (m + logf(total)))",
+        "1.f",
+        "test_cuda_loss.py::test_cross_entropy",
+    ),
+    Mutation(
+        "loss.cu",
+        "a target that is no token is read",
+        "return target >= 0 && target < V ?",
+        "return true ?",
+        "test_cuda_loss.py::test_a_target_that_is_no_token_gives_nan_and_reads_nothing",
+    ),
+    Mutation(
+        "loss.cu",
+        "an ignored row keeps what was in memory",
+        "  if (target == ignore) return write_zeros(z, dz, V);\n",
+        "",
+        "test_cuda_loss.py::test_no_real_target",
+    ),
+    Mutation(
+        "clip.cu",
+        "sums are halved before all have arrived",
+        "    __syncthreads();\n",
+        "",
+        "test_cuda_clip.py::test_squares",
+    ),
+    Mutation(
+        "clip.cu",
+        "blocks add up in float32",
+        "NK_SHARED(double, sums",
+        "NK_SHARED(float, sums",
+        "test_cuda_clip.py::test_large_partial_sums_meet_in_float64",
+    ),
+    Mutation(
+        "clip.cu",
+        "what fills no pack is left out",
+        "i64 i = packs * widest<T> + first; i < n;",
+        "i64 i = packs * widest<T> + first; i < packs;",
+        "test_cuda_clip.py::test_squares",
+    ),
+]
+
+MUTATIONS = [*SOFTMAX, *NORMS_AND_LOSSES]
