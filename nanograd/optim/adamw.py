@@ -18,10 +18,10 @@ class AdamW(Optimizer):
         w ← w − lr λ w − lr m̂ / (√v̂ + ε)      λ = 0 for biases and gains
 
     The formulas run chunk by chunk: no temporary is as large as the model. On a CPU a compiled kernel takes their
-    place, if there are many parameters.
+    place, if there are many parameters; on a GPU one always does.
     """
 
-    capturable = True
+    capturable = has_gpu_kernels = True
 
     def __init__(
         self,
@@ -47,6 +47,10 @@ class AdamW(Optimizer):
         """The formulas of the class, or their compiled twin."""
         arrays = self.flat.parameters[part.where], g, self.m[part.own], self.v[part.own]
         decay = self.weight_decay if part.decays else 0.0
+        if (kernels := self.gpu_kernels()) is not None:
+            step = self._told(kernels, part, lr, decay, scale, zero_grad)
+            kernels.adamw(*arrays, betas=self.betas, rises=self._rises(), eps=self.eps, step=step)
+            return
         if (kernels := compiled(self.m)) is not None:
             settings = {"lr": lr, "betas": self.betas, "eps": self.eps, "decay": decay, "scale": scale}
             kernels.adamw(*arrays, step=self.steps, zero_grad=zero_grad, **settings)
@@ -82,6 +86,11 @@ class AdamW(Optimizer):
         if self.hyper_on_device is not None:
             return 1 / self.hyper_on_device[3], 1 / self.hyper_on_device[4]
         return 1 - self.betas[0] ** self.steps, 1 - self.betas[1] ** self.steps
+
+    def _rises(self) -> Any:
+        """1 / (1 − β₁ᵗ) and 1 / (1 − β₂ᵗ), two numbers or an array of two"""
+        on_device = self.hyper_on_device
+        return tuple(1 / x for x in self._corrections()) if on_device is None else on_device[3:5]
 
     def _state(self) -> dict[str, Array]:
         return self._named("m", self.m) | self._named("v", self.v)

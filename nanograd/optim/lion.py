@@ -16,7 +16,7 @@ class Lion(Optimizer):
     Each weight moves by lr in every step, so lr is 3 to 10 times smaller than AdamW's, and λ as many times larger.
     """
 
-    capturable = True
+    capturable = has_gpu_kernels = True
 
     def __init__(
         self, flat: FlatParameters, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.1
@@ -31,6 +31,10 @@ class Lion(Optimizer):
         """The formulas of the class, or their compiled twin."""
         arrays = self.flat.parameters[part.where], g, self.m[part.own]
         decay = self.weight_decay if part.decays else 0.0
+        if (kernels := self.gpu_kernels()) is not None:
+            step = self._told(kernels, part, lr, decay, scale, zero_grad)
+            kernels.lion(*arrays, betas=self.betas, step=step)
+            return
         if (kernels := compiled(self.m)) is not None:
             kernels.lion(*arrays, lr=lr, betas=self.betas, decay=decay, scale=scale, zero_grad=zero_grad)
             return

@@ -1,6 +1,7 @@
 """Floor 4. Muon: momentum, made orthogonal, for the matrices inside; AdamW for everything else."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from nanograd import backend
 from nanograd.backend import Array
@@ -26,7 +27,7 @@ class Muon(Optimizer):
     lr_ratio  learning rate of the hidden matrices, as a multiple of the lr that AdamW gets
     """
 
-    one_by_one = capturable = True
+    one_by_one = capturable = has_gpu_kernels = True
 
     def __init__(
         self,
@@ -56,9 +57,7 @@ class Muon(Optimizer):
         """Both halves: see Optimizer.step. All hidden matrices become orthogonal at once, each by one thread."""
         self.begin()
         lr = self._rate(lr)
-        self._update(self.parts, [self.flat.gradients[part.where] for part in self.parts], lr, scale)
-        for part in self.parts if zero_grad else ():
-            self.flat.gradients[part.where] = 0
+        self._update(self.parts, [self.flat.gradients[part.where] for part in self.parts], lr, scale, zero_grad)
         for part in self.adamw.parts:
             self.adamw.update(part, self.flat.gradients[part.where], lr, scale=scale, zero_grad=zero_grad)
         self.end()
@@ -70,39 +69,56 @@ class Muon(Optimizer):
 
     def update(self, part: Part, g: Array, lr: float, *, scale: float, zero_grad: bool) -> None:
         """The formulas of the class, on one parameter."""
-        self._update([part], [g], lr, scale)
+        self._update([part], [g], lr, scale, zero_grad)
+
+    def _update(
+        self, parts: Sequence[Part], gradients: Sequence[Array], lr: float, scale: float, zero_grad: bool
+    ) -> None:
+        ends = list(accumulate(part.where.stop - part.where.start for part in parts))
+        steps = backend.array_module(self.m).empty(ends[-1], self.m.dtype)
+        places = [steps[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
+        for part, g, place in zip(parts, gradients, places, strict=True):
+            self._write_direction(place, part, g, scale, zero_grad)
+        shapes = [shape for part in parts for shape in self._shapes[part.where.start]]
+        orthogonalize_all(steps, shapes, may_round=self.flat.compute is not None)
+        for part, place in zip(parts, places, strict=True):
+            start = 0
+            for shape in self._shapes[part.where.start]:
+                stop = start + shape[0] * shape[1]
+                where = slice(part.where.start + start, part.where.start + stop)
+                self._move(part._replace(where=where, shape=shape), place[start:stop], lr, scale)
+                start = stop
+
+    def _write_direction(self, place: Array, part: Part, g: Array, scale: float, zero_grad: bool) -> None:
+        """m, brought up to date; or that and a look ahead. Its length does not matter: it becomes orthogonal."""
+        m = self.m[part.own]
+        if (kernels := self.gpu_kernels()) is not None:
+            step = self._told(kernels, part, 0.0, 0.0, scale, zero_grad)
+            kernels.muon_momentum(place, g, m, momentum=self.momentum, nesterov=self.nesterov, step=step)
+            return
+        xp = backend.array_module(m)
+        new = xp.multiply(g, (1 - self.momentum) * scale, out=place)
+        m *= self.momentum
+        m += new
+        if self.nesterov:
+            new += self.momentum * m
+        else:
+            place[...] = m
         if zero_grad:
             g[...] = 0
 
-    def _update(self, parts: Sequence[Part], gradients: Sequence[Array], lr: float, scale: float) -> None:
-        xp, rate = backend.array_module(self.m), lr * self.lr_ratio
-        steps = xp.concatenate(
-            [self._direction(g, self.m[part.own], scale) for part, g in zip(parts, gradients, strict=True)]
-        )
-        shapes = [shape for part in parts for shape in self._shapes[part.where.start]]
-        orthogonalize_all(steps, shapes, may_round=self.flat.compute is not None)
-        done = 0
-        for part in parts:
-            w = self.flat.parameters[part.where]
-            if self.weight_decay:
-                w *= 1 - rate * self.weight_decay
-            start = 0
-            for rows, columns in self._shapes[part.where.start]:
-                step = steps[done + start : done + start + rows * columns]
-                step *= rate * 0.2 * max(rows, columns) ** 0.5
-                w[start : start + rows * columns] -= step
-                start += rows * columns
-            done += start
-
-    def _direction(self, g: Array, m: Array, scale: float) -> Array:
-        """m, brought up to date; or that and a look ahead. Its length does not matter: it becomes orthogonal."""
-        new = g * ((1 - self.momentum) * scale)
-        m *= self.momentum
-        m += new
-        if not self.nesterov:
-            return m
-        new += self.momentum * m
-        return new
+    def _move(self, part: Part, orthogonal: Array, lr: float, scale: float) -> None:
+        """w ← w − lr λ w − lr 0.2 √max(rows, columns) orthogonal, lr of the hidden matrices. Writes to `orthogonal`."""
+        w, size = self.flat.parameters[part.where], 0.2 * max(part.shape) ** 0.5
+        if (kernels := self.gpu_kernels()) is not None:
+            step = self._told(kernels, part, lr, self.lr_ratio * self.weight_decay, scale, False)
+            kernels.muon_apply(w, orthogonal, size=self.lr_ratio * size, step=step)
+            return
+        rate = lr * self.lr_ratio
+        if self.weight_decay:
+            w *= 1 - rate * self.weight_decay
+        orthogonal *= rate * size
+        w -= orthogonal
 
     def update_parameter(self, name: str, gradient: Array, lr: float) -> None:
         """Change one parameter by the half that it belongs to: see Optimizer.update_parameter."""
@@ -126,7 +142,7 @@ class Muon(Optimizer):
 
     def changed(self) -> list[Array]:
         """Those of both halves."""
-        return [*super().changed(), *self.adamw._arrays]
+        return [*super().changed(), *(self.adamw._arrays if self.gpu_kernels() is None else [])]
 
     def _state(self) -> dict[str, Array]:
         return self._named("momentum", self.m) | self.adamw._state()

@@ -14,7 +14,9 @@ import numpy as np
 
 from nanograd import backend
 from nanograd.backend import Array
+from nanograd.optim.compiled import compiled_for_gpu
 from nanograd.optim.flat import FlatParameters
+from nanograd.precision import rounding_key
 
 CPU_CHUNK, GPU_CHUNK = 1 << 15, 1 << 24  # elements: six float32 arrays fit the L2 cache; few launches
 
@@ -38,6 +40,7 @@ class Optimizer(ABC):
 
     one_by_one = False  # True: `update` wants one parameter at a time, in its shape
     capturable = False  # True: all that changes from step to step is in `hyper`, so that a CUDA graph can repeat a step
+    has_gpu_kernels = False  # True: nanograd/kernels/cuda/optim.py takes its steps, where it can
     hyper_on_device: Array | None = None
     step_on_device: Array | None = None
 
@@ -77,7 +80,8 @@ class Optimizer(ABC):
 
     def end(self) -> None:
         """All parameters have been updated: so is what the model computes with, if that is another array."""
-        self.flat.refresh(self.steps if self.step_on_device is None else self.step_on_device)
+        if self.gpu_kernels() is None:  # they have done it on the way
+            self.flat.refresh(self._number())
 
     def hyper(self, lr: float) -> list[float]:
         """The numbers that the next step will use and that change from step to step, lr first.
@@ -95,8 +99,27 @@ class Optimizer(ABC):
     def _rate(self, lr: float) -> Any:
         return lr if self.hyper_on_device is None else self.hyper_on_device[0]
 
+    def gpu_kernels(self) -> Any | None:
+        """The module of kernels that take this optimizer's steps on a GPU, or None: then the formulas do."""
+        suits = self.has_gpu_kernels and self.flat.parameters.dtype == np.float32
+        return compiled_for_gpu(self.flat.parameters, "optim") if suits else None
+
+    def _told(self, kernels: Any, part: Part, lr: Any, decay: float, scale: Any, zero_grad: bool) -> Any:
+        """What those kernels want to know, whatever the optimizer."""
+        copy = None if self.flat.compute is None else self.flat.compute[part.where]
+        key = rounding_key(self.flat.seed, self._number())
+        return kernels.Step(lr, decay, scale, zero_grad, part.where.start, copy, *key)
+
+    def _number(self) -> Any:
+        return self.steps if self.step_on_device is None else self.step_on_device
+
     def changed(self) -> list[Array]:
-        """The arrays that a step changes, but for the gradients."""
+        """The arrays that a step changes even if its `scale` is a 0 on a GPU, which says that it is not to be taken.
+
+        All but the gradients, where formulas take the step; none, where kernels do, for they look at it.
+        """
+        if self.gpu_kernels() is not None:
+            return []
         return [self.flat.parameters, *([] if self.flat.compute is None else [self.flat.compute]), *self._arrays]
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ class SGD(Optimizer):
     momentum  μ; with 0 nothing is remembered
     """
 
-    capturable = True
+    capturable = has_gpu_kernels = True
 
     def __init__(
         self, flat: FlatParameters, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
@@ -33,6 +33,11 @@ class SGD(Optimizer):
         """The formulas of the class, or their compiled twin."""
         w, decay = self.flat.parameters[part.where], self.weight_decay if part.decays else 0.0
         m = w if self.m is None else self.m[part.own]  # without momentum the argument is there but not read
+        if (kernels := self.gpu_kernels()) is not None:
+            step = self._told(kernels, part, lr, decay, scale, zero_grad)
+            m = None if self.m is None else m
+            kernels.sgd(w, g, m, momentum=self.momentum, nesterov=self.nesterov, step=step)
+            return
         if (kernels := compiled(self.flat.parameters)) is not None:
             settings = {"lr": lr, "momentum": self.momentum, "nesterov": self.nesterov, "decay": decay, "scale": scale}
             kernels.sgd(w, g, m, zero_grad=zero_grad, **settings)
