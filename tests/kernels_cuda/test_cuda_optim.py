@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanograd import optim as optimizers
 from nanograd.kernels.cuda import optim
 from nanograd.kernels.cuda.optim import Step
+from nanograd.nn import Linear
+from nanograd.optim import FlatParameters
 from nanograd.precision import round_into, rounding_key
 from tests.kernels_cuda.emulated import bfloat16, few, numbers, on_device
 
@@ -137,3 +140,35 @@ def test_rounding_by_chance_is_right_on_the_average(device, schedule):
     found = (copy.held.astype(np.float64) - 1) * 2**7
     assert set(np.unique(found)) == {0.0, 1.0}
     assert abs(found.mean() - share) < 3 * math.sqrt(share * (1 - share) / n)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Lion", "Muon"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_optimizers_of_the_house(device, name, precision):
+    """Three steps as on the CPU, where the formulas run; and what the model computes with follows."""
+    on_cpu, on_gpu = (optimizer_of(name, precision, place) for place in ("cpu", "cuda"))
+    assert on_gpu.gpu_kernels() is optim
+    assert on_gpu.changed() == []
+    for i in range(3):
+        g = numbers(on_cpu.flat.gradients.shape, np.float32, seed=10 + i)
+        on_cpu.flat.gradients[:] = g
+        on_gpu.flat.gradients[...] = on_device(g)
+        device.counts.clear()
+        for optimizer in (on_cpu, on_gpu):
+            optimizer.step(1e-2, scale=0.5, zero_grad=True)
+        assert device.counts["sync"] == device.counts["h2d"] == 0
+        assert not on_gpu.flat.gradients.held.any()
+    found, right = on_gpu.flat.parameters.held, on_cpu.flat.parameters
+    np.testing.assert_allclose(found, right, rtol=2e-5, atol=2e-6)
+    if precision == "bf16":
+        rounded = np.empty(found.shape, bfloat16)
+        round_into(rounded, found, rounding_key(on_gpu.flat.seed, 3))
+        np.testing.assert_array_equal(on_gpu.flat.compute.held, rounded)
+
+
+def optimizer_of(name, precision, place):
+    """For a linear map of 6 numbers to 9, which for Muon is two maps."""
+    module = Linear(6, 9, rng=np.random.default_rng(4)).to(place)
+    flat = FlatParameters(module, precision=precision, seed=3)
+    extra = {"hidden": {"weight": (4, 5)}} if name == "Muon" else {}
+    return getattr(optimizers, name)(flat, weight_decay=0.1, **extra)
