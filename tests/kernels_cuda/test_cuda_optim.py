@@ -159,7 +159,9 @@ def test_the_optimizers_of_the_house(device, name, precision):
         assert device.counts["sync"] == device.counts["h2d"] == 0
         assert not on_gpu.flat.gradients.held.any()
     found, right = on_gpu.flat.parameters.held, on_cpu.flat.parameters
-    np.testing.assert_allclose(found, right, rtol=2e-5, atol=2e-6)
+    # Beside 16-bit weights Muon's products have 8 bits, and three steps have moved weights by up to 0.01.
+    rough = name == "Muon" and precision == "bf16"
+    np.testing.assert_allclose(found, right, rtol=2e-5, atol=5e-4 if rough else 2e-6)
     if precision == "bf16":
         rounded = np.empty(found.shape, bfloat16)
         round_into(rounded, found, rounding_key(on_gpu.flat.seed, 3))
