@@ -34,11 +34,12 @@ def finished(flags, tmp_path_factory):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """`import cupy` gives the stand-in, with counts at zero."""
+    """`import cupy` gives the stand-in, with counts at zero. Formulas run there: kernels have tests of their own."""
     pytest.importorskip("cupy", reason="the stand-in asks the real CuPy which names it has: pip install cupy-cuda13x")
     from tests import fake_cupy
 
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")
     fake_cupy.counts.clear()
     return fake_cupy

@@ -19,6 +19,7 @@ from tests import fake_cupy
 def _stand_in(monkeypatch):
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("NANOGRAD_KERNELS", "0")  # formulas run there: kernels have tests of their own
 
 
 @pytest.mark.usefixtures("_stand_in")
