@@ -29,8 +29,8 @@ from nanograd.settings import PRESETS
 
 OWN_OUTPUT_LAYER = "--no-tie-embeddings"  # frozen vectors need one, so the others are also measured with it
 STARTS = {
-    "random": "--init random",
-    "word2vec": "--init word2vec",
+    "random": "--init random --tie-embeddings",
+    "word2vec": "--init word2vec --tie-embeddings",
     "random, untied": f"--init random {OWN_OUTPUT_LAYER}",
     "word2vec, untied": f"--init word2vec {OWN_OUTPUT_LAYER}",
     # what can't grow starts as long as it should be: times √192, components of size 1

@@ -35,7 +35,7 @@ def train(config: TrainConfig, tokens: Path, precision: Precision) -> tuple[floa
     kernels.load(precision)
     model = DecoderLM(config.model, seed=config.seed)
     flat, T = FlatParameters(model), config.model.context_length
-    optimizer, losses = make_optimizer(config.optim, flat), []
+    optimizer, losses = make_optimizer(config.optim, flat, model.hidden_matrices()), []
     batches = TrainingBatches(
         open_tokens(tokens, "train"), batch_size=config.batch_size, context_length=T, seed=config.seed
     )

@@ -21,8 +21,17 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 PARTS = {
-    "attention and norms": ("attention", "dropout", "head_norm", "indexing", "normalization", "optim"),
-    "products": ("activation", "gemm", "loss", "matrix", "mlp", "rotary", "softmax"),
+    "attention and norms": (
+        "activation",
+        "attention",
+        "dropout",
+        "head_norm",
+        "indexing",
+        "normalization",
+        "rotary",
+        "softmax",
+    ),
+    "products": ("gemm", "loss", "matrix", "mlp", "optim"),  # muon's iteration shares its products with the others
 }  # which files in cpu/: about as many seconds each
 ROOM = 20_000_000  # bytes that all compiled kernels take, with something to spare
 

@@ -3,7 +3,20 @@
 from nanograd.models.decoder_config import DecoderLMConfig
 
 PRESETS: dict[str, DecoderLMConfig] = {
-    "tiny": DecoderLMConfig(vocab_size=4096, context_length=128, n_layers=4, d_model=192, n_heads=6),
+    "tiny": DecoderLMConfig(
+        vocab_size=4096,
+        context_length=128,
+        n_layers=4,
+        d_model=192,
+        n_heads=6,
+        activation="swiglu",
+        positions="rotary",
+        norm="rms_norm",
+        qk_norm=True,
+        zero_residuals=True,
+        qkv_bias=False,
+        tie_embeddings=False,
+    ),
     "small": DecoderLMConfig(vocab_size=8192, context_length=256, n_layers=6, d_model=384, n_heads=6),
     # the characters of an ASCII text (256 bytes and 2 special tokens): for benchmarks.speedrun
     "speedrun": DecoderLMConfig(

@@ -105,12 +105,13 @@ def test_a_frozen_run_in_two_pieces_ends_as_in_one(frozen_run, flags, tmp_path):
 
 
 def test_freezing_a_tied_model_is_refused_before_any_work(flags, tmp_path, capsys):
-    fails(train.main, [*flags, "--freeze-embeddings", "--out", str(tmp_path / "d")], "--no-tie-embeddings", capsys)
+    argv = [*flags, "--freeze-embeddings", "--tie-embeddings", "--out", str(tmp_path / "d")]
+    fails(train.main, argv, "--no-tie-embeddings", capsys)
     assert not (tmp_path / "d").exists()
 
 
 def test_a_flag_mends_what_a_file_asks_for(tmp_path, capsys):
-    (tmp_path / "frozen.toml").write_text("freeze_embeddings = true")
+    (tmp_path / "frozen.toml").write_text("freeze_embeddings = true\n[model]\ntie_embeddings = true")
     argv = ["--config", str(tmp_path / "frozen.toml"), "--dry-run"]
     fails(train.main, argv, "--no-tie-embeddings", capsys)
     assert terminal.run(train.main, [*argv, "--no-tie-embeddings"]) == 0

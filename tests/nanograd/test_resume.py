@@ -9,6 +9,7 @@ import pytest
 
 from nanograd import sample, terminal, train
 from nanograd.io.run_checkpoints import all_checkpoints, best_checkpoint
+from nanograd.settings import PRESETS
 from tests.nanograd.same_runs import CHANCE, same_end
 from tests.nanograd.small_runs import fails, records
 
@@ -87,8 +88,9 @@ def test_settings_come_from_the_run_and_others_are_refused_by_name(flags, in_one
     out = tmp_path / "run"
     shutil.copytree(in_one_go, out)
     argv = ["--resume", "--out", str(out)]
-    changes = ["--lr", "0.5", "--batch-size", "2"]
-    fails(train.main, [*argv, *changes], "batch_size: 4 → 2; optim.lr: 0.002 → 0.5", capsys)
+    changes = ["--lr", "0.5", "--min-lr-ratio", "0.1", "--batch-size", "2"]
+    before = PRESETS["tiny"].optim.lr
+    fails(train.main, [*argv, *changes], f"batch_size: 4 → 2; optim.lr: {before} → 0.5", capsys)
     fails(train.main, [*argv, "--steps", "11"], "steps: 12 → 11", capsys)
     fails(train.main, [*argv, "--steps", "11", "--resume-changed"], "has taken 12 steps already", capsys)
     fails(train.main, [*argv, "--d-model", "32", "--resume-changed"], "shape", capsys)
