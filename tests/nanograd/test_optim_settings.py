@@ -168,7 +168,7 @@ def test_a_fused_run_has_the_same_weights_bit_for_bit(flags, tmp_path, name):
 def test_a_fused_run_that_diverges_says_so(flags, tmp_path, capsys):
     argv = [*flags, "--optimizer", "adamw", "--clip-norm", "0", "--fuse-optimizer", "--lr", "1e30"]
     argv += ["--out", str(tmp_path / "x")]
-    fails(train.main, argv, "training diverged at step 6, loss nan, 5 bad steps in a row", capsys)
+    fails(train.main, argv, "training diverged at step 2, the gradient of blocks.0.", capsys)
 
 
 def test_with_a_mean_of_weights_that_is_what_is_measured_and_saved(flags, tmp_path):
