@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nanograd import backend
+from nanograd.decoding import reader
 from nanograd.models import DecoderLM
-from nanograd.tensor import no_grad
 
 
 def next_token_probabilities(
@@ -63,10 +62,11 @@ def generate(
         raise ValueError("generate: the prompt holds no token; begin with the end-of-text token")
     was_training = model.training
     model.eval()
+    read = reader(model)
     try:
         for _ in range(max_new_tokens):
             probabilities = next_token_probabilities(
-                last_logits(model, ids)[:allowed], temperature=temperature, top_k=top_k, top_p=top_p
+                read(ids)[:allowed], temperature=temperature, top_k=top_k, top_p=top_p
             )
             chosen = int(rng.choice(len(probabilities), p=probabilities))
             if chosen == stop_id:
@@ -75,12 +75,3 @@ def generate(
             yield chosen
     finally:
         model.train(was_training)
-
-
-def last_logits(model: DecoderLM, ids: Sequence[int]) -> np.ndarray:
-    """Logits (V,) of the token that follows `ids`, on the host."""
-    window = np.array([ids[-model.config.context_length :]], np.int64)
-    with no_grad():
-        logits = model(backend.to_device(window, model.tokens.weight.device))
-    row: np.ndarray = backend.to_host(logits.data[0, -1])
-    return row

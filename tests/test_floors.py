@@ -44,6 +44,7 @@ FLOORS = [
         "findings",
         "flops",
         "resume",
+        "decoding",
         "device_step",
         "graph",
         "trainer",

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nanograd.generate import generate, last_logits, next_token_probabilities
+from nanograd.decoding import last_logits
+from nanograd.generate import generate, next_token_probabilities
 from nanograd.models import DecoderLM, DecoderLMConfig
 
 logit_rows = arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32))
