@@ -40,8 +40,7 @@ def device(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     launch.register(fake_cupy, fake_cupy.launcher(Emulator(schedule, flags=FLAGS)))
     cublaslt.register(fake_cupy, fake_cublaslt.FakeCublasLt)
     launch.register_twins(fake_cupy)
-    cublaslt.register(fake_cupy, fake_cublaslt.FakeCublasLt)
     backend.use_kernels(True)
     fake_cupy.counts.clear()
     yield fake_cupy
-    launch.register(fake_cupy, None)
+    launch.forget(fake_cupy)

@@ -9,7 +9,7 @@ For the real CuPy the kernel is compiled for the device and runs on the current 
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -36,14 +36,17 @@ class Twin(NamedTuple):
     accumulates: bool = False
 
 
-def register(xp: ArrayModule, launcher: Launcher | None) -> None:
-    """From now on kernels on arrays of `xp` are launched by launcher(name, grid, block, arguments, shared).
+def register(xp: ArrayModule, launcher: Launcher) -> None:
+    """From now on kernels on arrays of `xp` are launched by launcher(name, grid, block, arguments, shared)."""
+    _launchers[xp] = launcher
 
-    None forgets what was registered.
-    """
+
+def forget(xp: ArrayModule) -> None:
+    """Undo `register` and `register_twins`."""
     _launchers.pop(xp, None)
-    if launcher is not None:
-        _launchers[xp] = launcher
+    _with_twins.discard(xp)
+    for twin in _twins():
+        twin.op.twins.pop(xp, None)
 
 
 def launch(xp: ArrayModule, kernel: str, grid: Size, block: Size, *arguments: Any, shared: int = 0) -> None:
@@ -71,12 +74,17 @@ def aligned(*arrays: Array | None) -> bool:
 
 
 def register_twins(xp: ArrayModule) -> None:
-    """Give all operations their twins for arrays of `xp`: the TWINS of every module in this folder. Twice is once."""
-    _with_twins.add(xp)
+    """Give all operations their twins for arrays of `xp`. Twice is once."""
+    if xp not in _with_twins:
+        _with_twins.add(xp)
+        for twin in _twins():
+            twin.op.twin(xp, twin.forward, twin.backward, accumulates=twin.accumulates)
+
+
+def _twins() -> Iterator[Twin]:
+    """The TWINS of every module in this folder."""
     for module in pkgutil.iter_modules([str(FOLDER)]):
-        for twin in getattr(importlib.import_module(f"nanograd.kernels.cuda.{module.name}"), "TWINS", ()):
-            if all(rule.forward is not twin.forward for rule in twin.op.twins.get(xp, ())):
-                twin.op.twin(xp, twin.forward, twin.backward, accumulates=twin.accumulates)
+        yield from getattr(importlib.import_module(f"nanograd.kernels.cuda.{module.name}"), "TWINS", ())
 
 
 def has_twins(xp: ArrayModule) -> bool:
