@@ -197,4 +197,49 @@ NORMS_AND_LOSSES = [
     ),
 ]
 
-MUTATIONS = [*SOFTMAX, *NORMS_AND_LOSSES]
+MATRIX = [
+    Mutation(
+        "matrix.cu",
+        "a warp's sums are read before it has written them",
+        "  __syncthreads();\n  for (int i = threadIdx.x; i < 32 * W;",
+        "  for (int i = threadIdx.x; i < 32 * W;",
+        "test_cuda_matrix.py::test_sums_over_rows_of_any_number_and_length",
+    ),
+    Mutation(
+        "matrix.cu",
+        "the last warp is forgotten",
+        "w < WARPS; w++",
+        "w < WARPS - 1; w++",
+        "test_cuda_matrix.py::test_sums_over_rows_of_any_number_and_length",
+    ),
+    Mutation(
+        "matrix.cu",
+        "two blocks share a row",
+        "last = first + share < N ? first + share : N;",
+        "last = first + share < N ? first + share + 1 : N;",
+        "test_cuda_matrix.py::test_sums_over_rows_of_any_number_and_length",
+    ),
+    Mutation(
+        "matrix.cu",
+        "columns beyond the row are written",
+        "    if (blockIdx.x * 32 * W + i < C) sums",
+        "    sums",
+        "test_cuda_matrix.py::test_sums_over_rows_of_any_number_and_length",
+    ),
+    Mutation(
+        "matrix.cu",
+        "what was there is lost",
+        "accumulate ? to_float(db[c]) + sum : sum",
+        "sum",
+        "test_cuda_matrix.py::test_sums_over_rows_of_any_number_and_length",
+    ),
+    Mutation(
+        "matrix.cu",
+        "packs are read off the 16-byte grid",
+        "in_packs(dy, C) ? sum_block",
+        "C % widest<T> == 0 ? sum_block",
+        "test_cuda_matrix.py::test_sums_of_rows_that_begin_anywhere",
+    ),
+]
+
+MUTATIONS = [*SOFTMAX, *MATRIX, *NORMS_AND_LOSSES]
