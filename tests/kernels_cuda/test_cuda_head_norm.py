@@ -40,6 +40,14 @@ def test_heads_of_any_width(device, dtype, heads, D):
     compare(device, (B, T, 3 * H * D), dtype, H)
 
 
+@pytest.mark.slow
+@every_float
+@given(T=st.integers(1, 20), H=st.integers(1, 6), D=st.integers(1, 256))
+@few(30)
+def test_heads_of_all_widths(device, dtype, T, H, D):
+    compare(device, (1, T, 3 * H * D), dtype, H)
+
+
 @pytest.mark.parametrize(("D", "dtype"), [(512, np.float32), (1024, bfloat16), (255, np.float32)], ids=str)
 def test_the_widest_heads_take_a_whole_warp(device, D, dtype):
     compare(device, (1, 3, 6 * D), np.dtype(dtype), 2)

@@ -48,6 +48,16 @@ def test_rows_of_any_width(device, op, dtype, shape):
     compare(by_twin(device, op, arrays, dy, eps=1e-3), by_formula(op, arrays, dy, eps=1e-3))
 
 
+@pytest.mark.slow
+@operations
+@every_float
+@given(N=st.integers(1, 40), C=st.integers(1, 2000))
+@few(30)
+def test_rows_of_all_widths(device, op, dtype, N, C):
+    arrays, dy = operands(op, (N, C), dtype)
+    compare(by_twin(device, op, arrays, dy, eps=1e-3), by_formula(op, arrays, dy, eps=1e-3))
+
+
 @pytest.mark.parametrize(
     ("op", "C", "dtype"),
     [(ops.layer_norm, 8192, np.float32), (ops.layer_norm, 8192, bfloat16), (ops.rms_norm, 4095, np.float32)],
