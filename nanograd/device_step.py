@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanograd import backend
+from nanograd import backend, watch
 from nanograd.backend import Array
 from nanograd.data import Batch
 from nanograd.data.upload import Answer, Told, Upload
@@ -24,7 +24,6 @@ from nanograd.models import DecoderLM
 from nanograd.optim import Optimizer
 from nanograd.optim.clip import LONGEST, squares
 from nanograd.settings import TrainConfig, why_no_graph
-from nanograd.watch import part
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class DeviceStep:
         if self.optimizer.capturable:  # a step is the same, bit for bit, whether it is recorded or not
             arrays["hyper"] = np.array(self.optimizer.hyper(lr), np.float32)
             arrays["step"] = np.array(self.optimizer.steps + 1, np.uint64)
-        if self.record:
+        if self.record and watch.watcher is None:  # a profile wants to see each operation
             self._enqueue_recorded(arrays, len(batches), lr)
         else:
             self._take(self.upload.send(arrays), len(batches), lr)
@@ -125,9 +124,9 @@ class DeviceStep:
             share = self._share_of_loss(there, i)
             share.backward()
             self.numbers[:1] += share.data
-        with part("gradient norm"):
+        with watch.part("gradient norm"):
             scale = self._judge()
-        with part("optimizer"):
+        with watch.part("optimizer"):
             before = [array.copy() for array in self.optimizer.changed()]
             self.optimizer.step(lr, scale=scale, zero_grad=True)
             for array, then in zip(self.optimizer.changed(), before, strict=True):
@@ -137,7 +136,7 @@ class DeviceStep:
     def _share_of_loss(self, there: dict[str, Array], i: int) -> Any:
         optim = self.config.optim
         inputs = {name.removesuffix(f".{i}"): x for name, x in there.items() if name.endswith(f".{i}")}
-        with part("forward"):
+        with watch.part("forward"):
             loss = self.model.loss(**inputs, label_smoothing=optim.label_smoothing, z_loss=optim.z_loss)
             return loss * there["shares"][i]
 

@@ -196,9 +196,8 @@ def fresh(result: np.ndarray, again: Callable[[], Any], *, filled: bool) -> None
     if _allocators[-1] is None:
         raise CaptureError("memory is taken from the common pool: whoever gets it next writes into the graph's arrays")
     _allocators[-1](result.nbytes)
-    result[...] = 0
-    if filled:
-        _capture.append(lambda: np.copyto(result, again(), casting="unsafe"))
+    result[...] = 0  # and it stays where it is as long as the graph: so does the pool's memory
+    _capture.append((lambda: np.copyto(result, again(), casting="unsafe")) if filled else (lambda: result))
 
 
 def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:

@@ -1,5 +1,6 @@
 """Steps on a GPU that nobody waits for, on the stand-in: the bits are those of steps that are waited for."""
 
+import contextlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from nanograd.device_step import DeviceStep, device_step
 from nanograd.models import DecoderLM, DecoderLMConfig
 from nanograd.optim import FlatParameters
 from nanograd.optim_settings import OptimConfig, make_optimizer
+from nanograd.profile import Profile
 from nanograd.settings import TrainConfig
 from nanograd.trainer import Trainer
 from tests.nanograd.same_runs import CHANCE, same_end
@@ -183,6 +185,16 @@ def test_what_cannot_be_recorded_is_told_once_and_goes_on_launch_by_launch(monke
     assert steps.model.dropout_keys.calls == whole.model.dropout_keys.calls
     (line,) = caplog.messages
     assert line.startswith("the step can't be recorded as a CUDA graph, and goes on launch by launch: cudaErrorStream")
+
+
+def test_a_profile_sees_the_operations_of_a_model_whose_steps_are_recorded():
+    steps, whole = stepper("on"), stepper("off")
+    for i in range(5):
+        with Profile() as report if i > 2 else contextlib.nullcontext():
+            steps.enqueue(batches(i), 1e-3).wait()
+        whole.enqueue(batches(i), 1e-3).wait()
+    assert "layer_norm" in str(report)
+    same(weights(whole), weights(steps))
 
 
 def test_only_small_models_are_recorded_unless_asked_for(monkeypatch):
