@@ -323,6 +323,7 @@ cuda = SimpleNamespace(
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDevice=lambda: 0,
+        deviceSynchronize=lambda: _round_trip("sync", "deviceSynchronize()"),
         getDeviceProperties=lambda index: {
             "name": b"NVIDIA H200 (stand-in)",
             "major": 9,

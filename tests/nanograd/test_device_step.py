@@ -189,8 +189,9 @@ def test_what_cannot_be_recorded_is_told_once_and_goes_on_launch_by_launch(monke
 
 def test_a_profile_sees_the_operations_of_a_model_whose_steps_are_recorded():
     steps, whole = stepper("on"), stepper("off")
+    report = Profile()
     for i in range(5):
-        with Profile() as report if i > 2 else contextlib.nullcontext():
+        with report if i > 2 else contextlib.nullcontext():
             steps.enqueue(batches(i), 1e-3).wait()
         whole.enqueue(batches(i), 1e-3).wait()
     assert "layer_norm" in str(report)
