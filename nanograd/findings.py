@@ -17,12 +17,17 @@ import numpy as np
 
 from nanograd import backend, gpus
 
-CUDA_PACKAGES = {  # what CuPy or our own kernels use, by the names of NVIDIA's wheels; the first that is there counts
+CUDA_PACKAGES = {  # by the names of the wheels; the first that is there counts
     "CuPy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "NVRTC": ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"),
     "cuBLASLt": ("nvidia-cublas", "nvidia-cublas-cu12"),
     "cuDNN": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
     "cuDNN frontend": ("nvidia-cudnn-frontend",),
+}
+WITHOUT = {  # what a machine with a GPU loses
+    "CuPy": "no model runs on the GPU",
+    "NVRTC": "no CUDA kernels, unless a CUDA toolkit has it: the formulas run one by one",
+    "cuBLASLt": "slower matrix products, unless a CUDA toolkit has it",
 }
 TIGHT = 2e9  # bytes free on a disk: a few checkpoints of a small model
 
@@ -74,8 +79,7 @@ def _gpu(number: int, gpu: gpus.Gpu) -> Finding:
     try:
         backend.check_device(f"cuda:{number}")
     except backend.DeviceError as error:
-        major = (gpus.driver_version() or (13, 0))[0]
-        return Finding("devices", f"cuda:{number}", value, str(error), f"pip install 'nanograd[cuda{major}]'")
+        return Finding("devices", f"cuda:{number}", value, str(error), _install_for_cuda())
     return Finding("devices", f"cuda:{number}", value)
 
 
@@ -111,20 +115,16 @@ def _libraries() -> Iterator[Finding]:
     matters = bool(gpus.gpus())
     for name, packages in CUDA_PACKAGES.items():
         version = next((f"{v} ({package})" for package in packages if (v := _version(package))), None)
-        yield _cuda_library(name, packages[0], version, matters=matters)
+        if version is None and matters and name in WITHOUT:
+            yield Finding("libraries", name, "not installed", WITHOUT[name], _install_for_cuda())
+        else:
+            yield Finding("libraries", name, version or "not installed")
 
 
-def _cuda_library(name: str, package: str, version: str | None, *, matters: bool) -> Finding:
-    """Of a library that only a machine with a GPU misses."""
-    if version is not None or not matters:
-        return Finding("libraries", name, version or "not installed")
-    if name == "CuPy":
-        return Finding("libraries", name, "not installed", "no model runs on the GPU", "pip install 'nanograd[cuda13]'")
-    loss = {
-        "NVRTC": "no CUDA kernels, unless a CUDA toolkit has it: the formulas run one by one",
-        "cuBLASLt": "slower matrix products, unless a CUDA toolkit has it",
-    }.get(name, "an option, for faster attention")
-    return Finding("libraries", name, "not installed", loss, f"pip install {package}")
+def _install_for_cuda() -> str:
+    """The extra with all that the driver can use."""
+    version = gpus.driver_version()
+    return f"pip install 'nanograd[cuda{12 if version and version[0] == 12 else 13}]'"
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,6 @@
 """--device: every command where a model runs, on a stand-in for a GPU, with the results of the CPU."""
 
 import json
-import sys
 import tomllib
 
 import numpy as np
@@ -11,18 +10,8 @@ from nanograd import backend, evaluate, plot, sample, terminal, train
 from nanograd.io.arrays import read_arrays
 from tests.nanograd.small_runs import fails, records
 
-pytest.importorskip("cupy", reason="the stand-in asks the real CuPy which names it has: pip install cupy-cuda13x")
-from tests import fake_cupy
 
-
-@pytest.fixture
-def _stand_in(monkeypatch):
-    for name, module in fake_cupy.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv("NANOGRAD_KERNELS", "0")  # formulas run there: kernels have tests of their own
-
-
-@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_training_is_the_same_on_both_devices_and_saves_which_one_it_was(precision, flags, tmp_path, capsys):
     runs = tmp_path / "cpu", tmp_path / "auto"
@@ -38,7 +27,7 @@ def test_training_is_the_same_on_both_devices_and_saves_which_one_it_was(precisi
         assert abs(a["loss"] - b["loss"]) < 1e-3 * a["loss"]
 
 
-@pytest.mark.usefixtures("_stand_in")
+@pytest.mark.usefixtures("stand_in")
 def test_a_trained_model_answers_the_same_on_both_devices(finished, flags, tmp_path, capsys):
     corpus, answers = flags[flags.index("--data") + 1], []
     for device in ("cpu", "cuda"):
