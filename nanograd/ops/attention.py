@@ -8,6 +8,7 @@ starts  integers that broadcast to (…, T), packed: (B, T); None = 0. Query t s
 causal  query t sees keys up to t + S − T: the last query sees all of them, as when S − T keys are cached.
 slopes  H numbers, for causal attention: scores of head h lose slopes[h] for each step that the key lies behind the
         query (ALiBi: Press et al. 2022, arXiv:2108.12409).
+window  how many keys, from the last one that it may see backwards, a causal query sees; None = all of them.
 A query that may attend to nothing returns zeros and passes no gradient.
 """
 
@@ -37,12 +38,17 @@ def attention(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
 ) -> Value:
-    """y = drop(softmax(s q kᵀ + bias)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D) → (…, T, D)"""
+    """y = drop(softmax(s q kᵀ + bias)) v,  s = 1/√D.   query (…, T, D), key and value (…, S, D) → (…, T, D)
+
+    Grouped heads: for query (…, H, T, D), key and value may have fewer heads, (…, G, S, D) with G a divisor of H. Each
+    then serves the H/G query heads that stand at its place (Ainslie et al. 2023, arXiv:2305.13245).
+    """
     if key.shape[:-1] != value.shape[:-1]:
         raise ValueError("key and value must agree in all axes but the last")
-    p = _weights(xp, query, key, mask, starts, causal, scale, slopes)
-    y = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), value)
+    p = _weights(xp, query, key, mask, starts, causal, scale, slopes, window)
+    y = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), _for_all_heads(xp, value, query))
     return y, (query, key, value, p, y)
 
 
@@ -61,10 +67,13 @@ def _(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
     needs: Needs,
 ) -> Any:
     keep = kept(xp, p.shape, dropout, dropout_key)
-    return *_pullback(xp, dy, query, key, value, p, y, keep, dropout, scale), *_none_for(needs[3:])
+    k, v = _for_all_heads(xp, key, query), _for_all_heads(xp, value, query)
+    dq, dk, dv = _pullback(xp, dy, query, k, v, p, y, keep, dropout, scale)
+    return dq, _sum_of_groups(dk, key), _sum_of_groups(dv, value), *_none_for(needs[3:])
 
 
 @primitive
@@ -80,13 +89,14 @@ def packed_attention(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
 ) -> Value:
     """Self-attention of H heads.   qkv (B, T, 3C), C = H · D: queries, keys, values, each head by head → (B, T, C)"""
     if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         raise ValueError(f"qkv must be (B, T, 3 · n_heads · D), n_heads={n_heads}")
     q, k, v = _heads(qkv, 3, n_heads)
     starts = None if starts is None else starts[..., None, :]  # (B, 1, T): the same for all heads
-    p = _weights(xp, q, k, mask, starts, causal, scale, slopes)
+    p = _weights(xp, q, k, mask, starts, causal, scale, slopes, window)
     y = xp.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
     _heads(y, 1, n_heads)[0][...] = xp.matmul(drop(p, kept(xp, p.shape, dropout, dropout_key), dropout), v)
     return y, (qkv, p, y)
@@ -106,6 +116,7 @@ def _(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
     needs: Needs,
 ) -> Any:
     dqkv = xp.empty(qkv.shape, qkv.dtype)
@@ -128,9 +139,10 @@ def attention_weights(
     causal: bool,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
 ) -> Value:
     """p = softmax(s q kᵀ + bias), (…, T, S): who looks at whom, for pictures. No gradient passes through it."""
-    return _weights(xp, query, key, mask, starts, causal, scale, slopes), ()
+    return _weights(xp, query, key, mask, starts, causal, scale, slopes, window), ()
 
 
 def _weights(
@@ -142,16 +154,18 @@ def _weights(
     causal: bool,
     scale: float | None,
     slopes: Slopes,
+    window: int | None,
 ) -> Array:
     """p = softmax(s q kᵀ + bias) over the keys that may be seen, computed in one buffer"""
+    k = _for_all_heads(xp, k, q)
     if q.ndim < 2 or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError("query (…, T, D) needs key (…, S, D)")
+        raise ValueError("query (…, T, D) needs key (…, S, D), or one with fewer heads that divide the query's")
     p = xp.matmul(q, k.swapaxes(-1, -2))  # (…, T, S)
     p *= _scale(q, scale)
     if slopes is not None:
         check_slopes(slopes, p.shape, causal)
         _subtract_distances(xp, p, slopes)
-    visible = _visible(xp, p.shape, mask, starts, causal)
+    visible = _visible(xp, p.shape, mask, starts, causal, window)
     if visible is not None:
         xp.copyto(p, -math.inf, where=~visible)
     p -= finite_max(xp, p, -1)
@@ -185,6 +199,18 @@ def _pullback(
     return xp.matmul(ds, k), xp.matmul(ds.swapaxes(-1, -2), q), dv
 
 
+def _for_all_heads(xp: ArrayModule, x: Array, q: Array) -> Array:
+    """Keys or values (…, G, S, D), each repeated for the heads of q (…, H, T, D) that share it: (…, H, S, D)"""
+    if min(x.ndim, q.ndim) < 3 or x.shape[-3] in (0, q.shape[-3]) or q.shape[-3] % x.shape[-3]:
+        return x
+    return xp.repeat(x, q.shape[-3] // x.shape[-3], axis=-3)
+
+
+def _sum_of_groups(dx: Array, x: Array) -> Array:
+    """The gradient for each head of queries (…, H, S, D) → for each of keys x (…, G, S, D)"""
+    return dx if dx.shape == x.shape else dx.reshape(*x.shape[:-2], -1, *x.shape[-2:]).sum(axis=-3)
+
+
 def _subtract_distances(xp: ArrayModule, p: Array, slopes: tuple[float, ...]) -> None:
     """Scores of head h −= slopeₕ · (distance from query t, which stands at t + S − T, back to key s)"""
     T, S = p.shape[-2:]
@@ -202,8 +228,10 @@ def check_slopes(slopes: tuple[float, ...], scores: tuple[int, ...], causal: boo
         raise ValueError("slopes need causal=True: they say how much less a query sees of what lies further back")
 
 
-def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, starts: Array, causal: bool) -> Array:
-    """The mask, the starts and the causal triangle in one, or None where everything may be seen."""
+def _visible(
+    xp: ArrayModule, shape: tuple[int, ...], mask: Array, starts: Array, causal: bool, window: int | None
+) -> Array:
+    """The mask, the starts, the causal triangle and the window in one, or None where everything may be seen."""
     if mask is not None and (mask.dtype != bool or not broadcasts(mask.shape, shape)):
         raise ValueError(f"mask must be boolean (True = may attend) and broadcast to the scores {shape}")
     if starts is not None and (starts.dtype.kind not in "iu" or not broadcasts(starts.shape, shape[:-1])):
@@ -211,7 +239,11 @@ def _visible(xp: ArrayModule, shape: tuple[int, ...], mask: Array, starts: Array
     T, S = shape[-2:]
     if causal and S < T:
         raise ValueError(f"causal attention of {T} queries needs as many keys, not {S}")
+    if window is not None and (window < 1 or not causal):
+        raise ValueError(f"window={window} is how many of the last keys a causal query sees: at least 1, causal=True")
     past = xp.tril(xp.ones((T, S), bool), k=S - T) if causal else None
+    if window is not None:
+        past = xp.triu(past, k=S - T - window + 1)
     begun = None if starts is None else xp.arange(S) >= starts[..., None]
     return functools.reduce(_and, (past, begun, mask))
 

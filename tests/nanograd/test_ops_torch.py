@@ -38,16 +38,26 @@ def split(x: Any, sections: Any, axis: int) -> Any:
 
 
 def attention(
-    q: Any, k: Any, v: Any, mask: Any, starts: Any = None, *, causal: bool, scale: Any = None, slopes: Any = None
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    starts: Any = None,
+    *,
+    causal: bool,
+    scale: Any = None,
+    slopes: Any = None,
+    window: int | None = None,
 ) -> Any:
     """What may not be seen as a bias of −∞, ALiBi as another: to SDPA both are one mask that is added to the scores."""
     T, S = q.shape[-2], k.shape[-2]
     visible = torch.ones(T, S, dtype=torch.bool)
     visible = visible.tril(S - T) if causal else visible  # SDPA's own is_causal aligns the first key
+    visible = visible if window is None else visible.triu(S - T - window + 1)
     visible = visible if mask is None else visible & mask
     visible = visible if starts is None else visible & (torch.arange(S) >= starts[..., None])
     if slopes is None:
-        return F.scaled_dot_product_attention(q, k, v, visible, scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, visible, scale=scale, enable_gqa=q.ndim > 2)
     distance = (torch.arange(T)[:, None] + S - T - torch.arange(S)).to(q)
     bias = -torch.tensor(slopes).to(q)[:, None, None] * distance
     bias = bias if q.ndim > 2 else bias[0]

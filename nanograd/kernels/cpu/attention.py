@@ -37,9 +37,10 @@ def _packed_forward(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
 ) -> Any:
     drop = mask_of(dropout, dropout_key)
-    if (dropout and not drop) or not takes(qkv):
+    if (dropout and not drop) or window is not None or not takes(qkv):
         return NotImplemented
     if qkv.ndim != 3 or n_heads < 1 or qkv.shape[-1] % (3 * n_heads):
         return NotImplemented
@@ -90,9 +91,12 @@ def _forward(
     dropout_key: Key | None = None,
     scale: float | None = None,
     slopes: Slopes = None,
+    window: int | None = None,
 ) -> Any:
     drop = mask_of(dropout, dropout_key)
-    if (dropout and not drop) or not takes(query, key, value) or query.ndim < 2 or key.shape != value.shape:
+    if (dropout and not drop) or window is not None or not takes(query, key, value):
+        return NotImplemented
+    if query.ndim < 2 or key.shape != value.shape:
         return NotImplemented
     (*leading, T, D), S = query.shape, key.shape[-2]
     if T < FEW_QUERIES:

@@ -102,6 +102,8 @@ def _values(kernel: str, parameters: list[str], arguments: tuple[Any, ...]) -> l
 
 def _type_of(x: Any) -> str:
     """'float32*' for an array, 'int32' for a Python int, 'float32' for a float, a NumPy scalar's own name."""
+    if isinstance(x, np.void):
+        return f"void{8 * x.nbytes}"
     if hasattr(x, "shape") and not isinstance(x, np.generic):
         return f"{x.dtype.name}*"
     plain = {int: "int32", float: "float32", type(None): "None"}
@@ -111,6 +113,8 @@ def _type_of(x: Any) -> str:
 def _value(x: Any, parameter: str) -> Any:
     if parameter.endswith("*"):
         return ctypes.c_void_p(None if x is None else x.data.ptr)
+    if isinstance(x, np.void):
+        return ctypes.create_string_buffer(x.tobytes(), x.nbytes)
     return np.ctypeslib.as_ctypes_type(np.dtype(parameter))(x.item() if isinstance(x, np.generic) else x)
 
 

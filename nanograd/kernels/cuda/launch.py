@@ -52,7 +52,8 @@ def forget(xp: ArrayModule) -> None:
 def launch(xp: ArrayModule, kernel: str, grid: Size, block: Size, *arguments: Any, shared: int = 0) -> None:
     """Start `grid` blocks of `block` threads each; nothing is started if one of the sizes is 0.
 
-    arguments  arrays, None (a null pointer), int (the kernel's int), float (its float), NumPy scalars as they are
+    arguments  arrays, None (a null pointer), int (the kernel's int), float (its float), NumPy scalars as they are,
+               structured ones too: a struct of the same fields, by value
     shared     bytes of dynamic shared memory for each block
     """
     grid, block = _sizes(grid), _sizes(block)
@@ -111,6 +112,8 @@ def _cupy_argument(x: Any) -> Any:
         return np.int32(x)
     if type(x) is float:
         return np.float32(x)
+    if isinstance(x, np.void):
+        return np.asarray(x)  # CuPy takes a struct as an array with no axes
     return np.uint64(0) if x is None else x
 
 

@@ -45,7 +45,7 @@ struct Schedule {
 struct Copy {
   void* to;
   const void* from;
-  int bytes;
+  int bytes, width;  // so many bytes of so many that are written; the rest are zeros
 };
 
 struct Thread {

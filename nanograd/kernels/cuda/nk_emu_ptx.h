@@ -39,7 +39,9 @@ namespace nk {
 
 // A parameter's type in NumPy's words: "float32", and "bfloat16*" for a pointer.
 template <class T>
-struct Name;
+struct Name {  // a struct, by value: NumPy names it by its bits
+  static std::string get() { return "void" + std::to_string(8 * sizeof(T)); }
+};
 #define NK_NAME(type, name)                         \
   template <>                                       \
   struct Name<type> {                               \
@@ -291,20 +293,26 @@ namespace nk {
 
 inline void land(const Copy& c) {
   memcpy(c.to, c.from, c.bytes);
-  memset(static_cast<char*>(c.to) + c.bytes, 0, 16 - c.bytes);
+  memset(static_cast<char*>(c.to) + c.bytes, 0, c.width - c.bytes);
 }
 
 }  // namespace nk
 
-inline void copy_async(void* to, const void* from, int bytes = 16) {
-  check_aligned(to, 16);
-  check_aligned(from, 16);
-  nk::Copy c{to, from, bytes};
-  if (nk::block()->schedule.eager)
-    nk::land(c);
+namespace nk {
+
+inline void send(const Copy& c) {
+  check_aligned(c.to, c.width);
+  check_aligned(c.from, c.width);
+  if (block()->schedule.eager)
+    land(c);
   else
-    nk::thread()->open.push_back(c);
+    thread()->open.push_back(c);
 }
+
+}  // namespace nk
+
+inline void copy_async(void* to, const void* from, int bytes = 16) { nk::send({to, from, bytes, 16}); }
+inline void copy_async_word(void* to, const void* from) { nk::send({to, from, 4, 4}); }
 
 inline void copy_commit() {
   nk::thread()->groups.push_back(std::move(nk::thread()->open));

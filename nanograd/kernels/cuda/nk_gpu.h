@@ -96,6 +96,11 @@ NK_DEV void copy_async(void* to, const void* from, int bytes = 16) {
                : "memory");
 }
 
+// The same for one aligned word of 4 bytes.
+NK_DEV void copy_async_word(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
 NK_DEV void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Wait until at most N of this thread's groups of copies are still on their way.
