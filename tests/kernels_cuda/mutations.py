@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from tests.kernels_cuda.mutations_elementwise import ELEMENTWISE
+
 
 class Mutation(NamedTuple):
     """In `file` of nanograd/kernels/cuda the text `old`, which stands there once, becomes `new`.
@@ -242,4 +244,13 @@ MATRIX = [
     ),
 ]
 
-MUTATIONS = [*SOFTMAX, *MATRIX, *NORMS_AND_LOSSES]
+MUTATIONS = [
+    *SOFTMAX,
+    *MATRIX,
+    *NORMS_AND_LOSSES,
+    *(
+        Mutation(f"{family}.cu", name, old, new, f"test_cuda_{family}.py::{test}")
+        for family, bugs in ELEMENTWISE.items()
+        for name, old, new, test in bugs
+    ),
+]

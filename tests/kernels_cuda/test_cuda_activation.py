@@ -37,6 +37,15 @@ def test_any_length(device, op, options, dtype, shape):
     compare(device, op, x, numbers((N, F if op is ops.swiglu else 2 * F), dtype, seed=1), **options)
 
 
+@pytest.mark.slow
+@bends
+@every_float
+@given(shape=st.tuples(st.integers(1, 5), st.integers(1, 1200)))
+@few(40)
+def test_many_lengths(device, op, options, dtype, shape):
+    test_any_length.hypothesis.inner_test(device, op, options, dtype, shape)
+
+
 @bends
 def test_more_than_a_block(device, op, options):
     """2,600 float32 numbers are 650 packs for blocks of 256 threads; a row of swiglu is longer than one block."""

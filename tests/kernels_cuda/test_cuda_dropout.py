@@ -25,6 +25,14 @@ def test_the_same_bits_as_the_formula(device, dtype, n, p, call):
         np.testing.assert_array_equal(found.held, expected.astype(dtype))
 
 
+@pytest.mark.slow
+@every_float
+@given(n=st.integers(1, 5000), p=st.floats(0.01, 0.99), call=st.integers(0, 2**64))
+@few(40)
+def test_the_same_bits_at_many_lengths(device, dtype, n, p, call):
+    test_the_same_bits_as_the_formula.hypothesis.inner_test(device, dtype, n, p, call)
+
+
 def test_the_same_mask_as_the_cpu(device):
     """The twin in Numba and the formula, on a matrix."""
     from nanograd.kernels.cpu import dropout  # noqa: F401  # registers the CPU's twin

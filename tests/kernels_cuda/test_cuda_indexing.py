@@ -44,6 +44,14 @@ def test_any_shape(device, dtype, C, N, id_type):
     np.testing.assert_allclose(dweight.held, slope, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@every_float
+@given(C=st.integers(1, 300), N=st.integers(1, 400), id_type=id_types)
+@few(40)
+def test_many_shapes(device, dtype, C, N, id_type):
+    test_any_shape.hypothesis.inner_test(device, dtype, C, N, id_type)
+
+
 @pytest.mark.parametrize("V", [255, 256, 300, 65_535, 65_536, 70_000])
 def test_vocabularies_of_one_two_and_three_digits(device, V):
     """The sort goes by 8 bits at a time; the largest ids of all need the last pass."""

@@ -86,6 +86,15 @@ def test_a_step(device, name, narrow, n, first, zero_grad):
         assert not copy.held[:first].any()
 
 
+@pytest.mark.slow
+@kernels
+@narrow_types
+@given(n=st.integers(1, 3000), first=st.integers(0, 9), zero_grad=st.booleans())
+@few(40)
+def test_many_steps(device, name, narrow, n, first, zero_grad):
+    test_a_step.hypothesis.inner_test(device, name, narrow, n, first, zero_grad)
+
+
 @kernels
 def test_numbers_that_lie_on_the_device(device, name):
     """Learning rate, factor, corrections and the number of the step: the same bits as by value."""

@@ -33,6 +33,15 @@ def test_packed(device, layout, dtype, D, n_heads, T):
     compare(device, ops.packed_rotary, x, positions, n_heads=n_heads, layout=layout)
 
 
+@pytest.mark.slow
+@layouts
+@every_float
+@given(D=st.integers(1, 70).map(lambda i: 2 * i), n_heads=st.integers(1, 7), T=st.integers(1, 50))
+@few(40)
+def test_many_packed(device, layout, dtype, D, n_heads, T):
+    test_packed.hypothesis.inner_test(device, layout, dtype, D, n_heads, T)
+
+
 @layouts
 @every_float
 @given(shape=st.sampled_from([((6,), (1,)), ((2, 5), (5,)), ((2, 3, 5), (2, 1, 5)), ((7, 3), (7, 1)), ((4,), ())]))
