@@ -73,4 +73,5 @@ class LossScale:
         if now.good_steps + 1 < self.growth_steps:
             self.state = msgspec.structs.replace(now, good_steps=now.good_steps + 1)
         else:
-            self.state = msgspec.structs.replace(now, scale=min(LARGEST, 2 * now.scale), good_steps=0)
+            larger = 2 * now.scale if now.scale < LARGEST else now.scale
+            self.state = msgspec.structs.replace(now, scale=larger, good_steps=0)

@@ -36,9 +36,10 @@ def test_at_one_and_for_a_loss_that_is_no_number_it_is_not_to_blame():
 
 
 def test_it_does_not_grow_beyond_all_bounds():
-    loss_scale = LossScale("fp16", first=LARGEST, growth_steps=1)
-    loss_scale.check(1.0, 1.0)
-    assert loss_scale.scale == LARGEST
+    for first, then in ((LARGEST / 2, LARGEST), (LARGEST, LARGEST), (4 * LARGEST, 4 * LARGEST)):
+        loss_scale = LossScale("fp16", first=first, growth_steps=1)
+        loss_scale.check(1.0, 1.0)
+        assert loss_scale.scale == then
 
 
 def test_other_types_have_none():

@@ -14,10 +14,10 @@ from tests.nanograd.same_runs import CHANCE, same_end
 from tests.nanograd.small_runs import fails, records
 from tests.nanograd.test_train_guard import skipped, spoil_steps
 
-SCALE = ["--loss-scale", "67108864", "--loss-scale-steps", "4"]  # too large by far at first, and soon tried again
+SCALE = ["--loss-scale", "67108864", "--loss-scale-steps", "2"]  # too large by far at first, and soon tried again
 KINDS = {
     "bf16": ["--precision", "bf16", "--ema-decay", "0.9"],
-    "fp16": ["--precision", "fp16", *SCALE],
+    "fp16": ["--precision", "fp16", "--init", "random", *SCALE],  # word vectors depend on the threads' luck
 }
 
 
