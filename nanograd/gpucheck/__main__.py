@@ -19,7 +19,7 @@ from nanograd.config import parse_flags
 from nanograd.gpucheck import figures, history, kernel_table, measure, parity, training
 from nanograd.gpucheck.budget import Figures, Outcome, Step, run_steps
 from nanograd.kernels.cuda import compile as cuda_compile
-from nanograd.kernels.cuda import launch, sources
+from nanograd.kernels.cuda import sources
 from nanograd.models import DecoderLMConfig
 from nanograd.precision import float_type
 from pre_process.files import write_atomic
@@ -115,8 +115,7 @@ class Check:
         capability = int(self.xp.cuda.Device().compute_capability)
         arch = cuda_compile.architecture(capability)
         sizes = {path.name: cuda_compile.cubin(path, arch).stat().st_size for path in sources.families()}
-        kernels.load()
-        launch.register_twins(self.xp)
+        kernels.load(device=self.device)
         return {"arch": arch, "cubin_bytes": sizes}
 
     def ceilings(self, _: float) -> Figures:

@@ -154,6 +154,7 @@ def test_tests_that_fail_on_the_gpu_are_a_failure(monkeypatch):
         parity.gpu_tests(120)
 
 
+@pytest.mark.slow
 def test_the_peer_is_pytorchs_gpt2(monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     from benchmarks import gpu_peer
@@ -176,8 +177,6 @@ def test_the_peer_is_pytorchs_gpt2(monkeypatch, capsys):
 
 @pytest.fixture
 def check(stand_in, monkeypatch):
-    monkeypatch.setattr(gpucheck.kernels, "load", lambda: None)
-    monkeypatch.setattr(gpucheck.launch, "register_twins", lambda xp: None)
     sizes = gpucheck.Sizes(
         gpt2=TINY, gpt2_batch=2, gpt2_steps=2, small=TINY, small_batch=2, small_steps=3, decode_tokens=3,
         copy_bytes=1 << 12, square=16,

@@ -7,29 +7,39 @@ are not met for the first time by the GPU.
 import numpy as np
 import pytest
 
-from nanograd import backend, kernels
+from nanograd import backend, kernels, ops
 from nanograd.backend import to_device, to_host
 from nanograd.precision import float_type
-from nanograd.testing import is_floating, random_like, value_and_gradients
+from nanograd.testing import Case, is_floating, random_like, value_and_gradients
 from tests.cases import CASES
 
 TOLERANCES = {"float32": (2e-5, 2e-6), "bf16": (2**-6, 2**-6), "fp16": (2**-8, 2**-8)}  # rtol, atol per largest number
+
+FEW = ("layer_norm", "softmax", "linear", "packed_attention")
+IDS = np.random.default_rng(0).integers(0, 4096, (2, 200))
+AS_IN_MODELS = [  # many blocks, long rows, several tiles
+    Case(ops.layer_norm, (2, 200, 768), (768,), (768,), eps=1e-5),
+    Case(ops.rms_norm, (2, 200, 768), (768,), eps=1e-5),
+    Case(ops.gelu, (2, 200, 3072)),
+    Case(ops.linear, (2, 200, 768), (768, 768), (768,), within=(-0.2, 0.2)),
+    Case(ops.packed_attention, (2, 200, 3 * 256), n_heads=4, causal=True),
+    Case(ops.embedding, (4096, 768), IDS),
+    Case(ops.linear_cross_entropy, (2, 200, 256), (4096, 256), None, IDS, within=(-0.2, 0.2)),
+    Case(ops.dropout, (2, 200, 768), p=0.1, key=(1, 2)),
+]
 
 
 @pytest.fixture
 def gpu(device):
     """A device with its kernels switched on."""
-    from nanograd.kernels.cuda.launch import register_twins
-
     before = backend.kernels_enabled()
-    kernels.load()
-    register_twins(backend.array_module(to_device(np.zeros(1), device)))
+    kernels.load(device=device)
     yield device
     backend.use_kernels(before)
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", [*CASES, *AS_IN_MODELS], ids=repr)
 def test_every_op_agrees_with_the_cpu(case, gpu):
     for precision in TOLERANCES:
         agrees(case, precision, gpu)
@@ -37,7 +47,7 @@ def test_every_op_agrees_with_the_cpu(case, gpu):
 
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("precision", TOLERANCES)
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in ("layer_norm", "softmax", "linear")], ids=repr)
+@pytest.mark.parametrize("case", [case for case in [*CASES, *AS_IN_MODELS] if case.name in FEW], ids=repr)
 def test_the_stand_in_agrees_too(case, precision):
     agrees(case, precision, "cuda")
 
