@@ -174,11 +174,11 @@ def why_no_graph(config: TrainConfig) -> str:
 _tiny = TrainConfig(
     preset="tiny",
     model=MODEL_PRESETS["tiny"],
-    steps=1100,
-    batch_size=16,
-    eval_every=100,
-    sample_every=200,
-    optim=OptimConfig(optimizer="muon", lr=2e-3, schedule="linear", warmup_steps=40),
+    steps=2300,
+    batch_size=8,
+    eval_every=200,
+    sample_every=400,
+    optim=OptimConfig(lr=2e-3, warmup_steps=60),
 )
 
 PRESETS: dict[str, TrainConfig] = {

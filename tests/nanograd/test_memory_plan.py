@@ -13,7 +13,17 @@ from nanograd.models import DecoderLMConfig
 SHAPES = {
     "small": ["--preset", "tiny"],
     "many tokens": ["--preset", "tiny", "--batch-size", "64"],
-    "large vocabulary": ["--vocab-size", "16384", "--d-model", "256", "--n-heads", "4", "--batch-size", "16"],
+    "large vocabulary": [
+        "--vocab-size",
+        "16384",
+        "--d-model",
+        "256",
+        "--n-heads",
+        "4",
+        "--batch-size",
+        "16",
+        "--tie-embeddings",
+    ],
     "recomputed blocks": ["--context-length", "512", "--batch-size", "16", "--n-layers", "8", "--recompute-blocks"],
 }
 

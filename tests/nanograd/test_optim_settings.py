@@ -22,11 +22,11 @@ def parse(*argv: str) -> OptimConfig:
     return config.optim.resolved(accumulate=config.accumulate)
 
 
-def test_the_default_is_muon_with_a_line_down():
+def test_the_default_is_adamw_with_half_a_cosine():
     optim = parse()
-    assert (optim.optimizer, optim.schedule) == ("muon", "linear")
-    assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.min_lr_ratio) == (0.9, 0.95, 1e-8, 0.1, 0.0)
-    assert (optim.momentum, optim.muon_lr, optim.decay_share) == (0.95, optim.lr, None)
+    assert (optim.optimizer, optim.schedule) == ("adamw", "cosine")
+    assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.min_lr_ratio) == (0.9, 0.95, 1e-8, 0.1, 0.1)
+    assert (optim.momentum, optim.muon_lr, optim.decay_share) == (None, None, None)
 
 
 @every("optimizer", OPTIMIZERS)
@@ -35,13 +35,6 @@ def test_every_optimizer_and_schedule_may_replace_the_defaults(optimizer, schedu
     """The default preset has no option that belongs to its own choice alone: nobody has to take one back."""
     optim = parse("--optimizer", optimizer, "--schedule", schedule)
     assert (optim.optimizer, optim.schedule) == (optimizer, schedule)
-
-
-def test_without_a_preset_it_is_adamw_with_half_a_cosine():
-    optim = OptimConfig().resolved(accumulate=1)
-    assert (optim.optimizer, optim.schedule) == ("adamw", "cosine")
-    assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.min_lr_ratio) == (0.9, 0.95, 1e-8, 0.1, 0.1)
-    assert (optim.momentum, optim.muon_lr, optim.decay_share) == (None, None, None)
 
 
 def test_the_names_may_be_written_with_their_group():
@@ -88,7 +81,7 @@ def test_every_option_reaches_its_optimizer():
 @every(
     ("argv", "message"),
     [
-        ("--optimizer adamw --momentum 0.9", "--momentum 0.9 is no option of the optimizer adamw, but of sgd, muon"),
+        ("--momentum 0.9", "--momentum 0.9 is no option of the optimizer adamw, but of sgd, muon"),
         ("--optimizer adam --weight-decay 0.1", "--weight-decay 0.1 is no option of the optimizer adam, but of adamw,"),
         (
             "--optimizer sgd --beta1 0.9",
@@ -96,7 +89,7 @@ def test_every_option_reaches_its_optimizer():
         ),
         ("--optimizer lion --muon-lr 0.1", "--muon-lr 0.1 is no option of the optimizer lion, but of muon"),
         ("--schedule constant --min-lr-ratio 0", "--min-lr-ratio 0.0 is no option of the schedule constant"),
-        ("--decay-share 0.1", "--decay-share 0.1 is no option of the schedule linear, but of wsd"),
+        ("--decay-share 0.1", "--decay-share 0.1 is no option of the schedule cosine, but of wsd"),
         ("--preset psyduck-60m --optimizer sgd", "--beta2 None takes back a preset's"),
         ("--fuse-optimizer", "can't clip by the norm of all gradients: give --clip-norm 0"),
         ("--fuse-optimizer --clip-norm 0 --accumulate 2", "can't add up gradients: give --accumulate 1"),
@@ -166,8 +159,7 @@ def test_a_fused_run_has_the_same_weights_bit_for_bit(flags, tmp_path, name):
 
 
 def test_a_fused_run_that_diverges_says_so(flags, tmp_path, capsys):
-    argv = [*flags, "--optimizer", "adamw", "--clip-norm", "0", "--fuse-optimizer", "--lr", "1e30"]
-    argv += ["--out", str(tmp_path / "x")]
+    argv = [*flags, "--clip-norm", "0", "--fuse-optimizer", "--lr", "1e30", "--out", str(tmp_path / "x")]
     fails(train.main, argv, "training diverged at step 2, the gradient of blocks.0.", capsys)
 
 
@@ -215,4 +207,4 @@ def test_bounds_hold_for_options_that_may_be_none():
     assert msgspec.structs.replace(OptimConfig(), beta1=None).resolved(accumulate=1).beta1 == 0.9
     with pytest.raises(ValueError, match="--beta1: Expected `float` < 1"):
         parse("--beta1", "1")
-    assert type(make_optimizer(parse("--optimizer", "adamw"), FlatParameters(DecoderLM(DecoderLMConfig())))) is AdamW
+    assert type(make_optimizer(parse(), FlatParameters(DecoderLM(DecoderLMConfig())))) is AdamW

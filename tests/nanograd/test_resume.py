@@ -88,7 +88,7 @@ def test_settings_come_from_the_run_and_others_are_refused_by_name(flags, in_one
     out = tmp_path / "run"
     shutil.copytree(in_one_go, out)
     argv = ["--resume", "--out", str(out)]
-    changes = ["--lr", "0.5", "--min-lr-ratio", "0.1", "--batch-size", "2"]
+    changes = ["--lr", "0.5", "--batch-size", "2"]
     before = PRESETS["tiny"].optim.lr
     fails(train.main, [*argv, *changes], f"batch_size: 4 → 2; optim.lr: {before} → 0.5", capsys)
     fails(train.main, [*argv, "--steps", "11"], "steps: 12 → 11", capsys)
