@@ -24,7 +24,7 @@ def tiles(starts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def banks(swizzled: bool) -> np.ndarray[Any, Any]:
-    """How many of the eight rows of unit 2, which one ldmatrix reads, lie in each bank: (8, 32), 1 = the unit's place"""
+    """(8, 32): 1 where unit 2 of each of eight rows, which one ldmatrix reads, lies in the banks"""
     row = np.arange(8)
     place = 2 ^ row if swizzled else np.full(8, 2)
     return np.asarray(np.arange(BANKS) // 4 == place[:, None]).astype(int)
