@@ -92,7 +92,7 @@ def replay(folder: Path) -> str:
     about = _read_about(folder / ABOUT)
     config = from_preset(PRESETS, None, read_toml(folder / "config.toml"))
     backend.check_device(config.device)
-    kernels.load(config.matmul_precision, device=config.device)
+    kernels.load(config.matmul_precision, device=config.device, attention_kernel=config.attention_kernel)
     arrays = read_arrays(folder / BATCHES)
     batches = [
         Batch(**{name: x for key, x in arrays.items() for i, _, name in [key.partition(".")] if i == str(number)})

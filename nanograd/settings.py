@@ -80,6 +80,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """fp16: steps without overflow that double it (None: 2000)"""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """on a GPU: record the whole step once and repeat it as one launch (auto: for models so small that it pays)"""
+    attention_kernel: Literal["own", "cudnn"] = "own"
+    """on a GPU, in 16 bits: this project's kernel, or NVIDIA's cuDNN (needs the extra of that name) for all it knows,
+    which is neither documents nor padding, dropout or ALiBi"""
     recompute_blocks: bool = False
     """keep each block's input only and run the block again in backward: less memory, a third more arithmetic"""
     init: Literal["word2vec", "random"] = "word2vec"
@@ -146,6 +149,8 @@ def check_precision(config: TrainConfig) -> None:
             f"--matmul-precision {config.matmul_precision} rounds float32 factors, but with --precision "
             f"{config.precision} they have 16 bits: give one of the two"
         )
+    if config.precision == "float32" and config.attention_kernel == "cudnn":
+        raise ValueError("--attention-kernel cudnn computes in 16 bits: add --precision bf16")
     if config.precision != "fp16" and (config.loss_scale is not None or config.loss_scale_steps is not None):
         raise ValueError("--loss-scale and --loss-scale-steps are for --precision fp16: no other type needs them")
     if config.precision == "fp16" and config.optim.fuse_optimizer:

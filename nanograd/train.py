@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = msgspec.structs.replace(config, device=terminal.chosen_device(config.device))
         check_cuda_graph(config)
         kernels.check_matmul_precision(config.matmul_precision, config.device)
+        kernels.check_attention_kernel(config.attention_kernel, config.device)
         if config.tensorboard:
             check_installed()
         backend.keep_freed_memory()

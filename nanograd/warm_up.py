@@ -67,7 +67,7 @@ def compiled_kernels(config: TrainConfig) -> Iterator[None]:
     Those of a GPU are compiled one by one, when they are first launched.
     """
     if config.device != "cpu" or not backend.kernels_allowed():
-        kernels.load(config.matmul_precision, device=config.device)
+        kernels.load(config.matmul_precision, device=config.device, attention_kernel=config.attention_kernel)
         yield
         return
     kind = Kind(config.model, config.optim, config.matmul_precision, config.loader.layout)

@@ -10,7 +10,7 @@ from typing import Literal
 from nanograd import backend
 from nanograd.kernels.compilation import PARTS, compile_elsewhere
 
-__all__ = ["check_matmul_precision", "compile_elsewhere", "load"]
+__all__ = ["check_attention_kernel", "check_matmul_precision", "compile_elsewhere", "load"]
 
 
 def check_matmul_precision(name: str, device: str) -> None:
@@ -31,20 +31,36 @@ def check_matmul_precision(name: str, device: str) -> None:
     check_precision(name)
 
 
+def check_attention_kernel(name: str, device: str) -> None:
+    """Raise ValueError, in one line that says what to do, unless `device` can have attention done so."""
+    if name == "own":
+        return
+    if device == "cpu" or not backend.kernels_allowed():
+        raise ValueError("--attention-kernel cudnn is for CUDA devices, with kernels: leave it out")
+    from nanograd.kernels.cuda import cudnn_attention
+
+    cudnn_attention.check_installed()
+
+
 def load(
-    matmul_precision: Literal["float32", "tf32", "bf16"] | None = None, *, part: str | None = None, device: str = "cpu"
+    matmul_precision: Literal["float32", "tf32", "bf16"] | None = None,
+    *,
+    part: str | None = None,
+    device: str = "cpu",
+    attention_kernel: Literal["own", "cudnn"] = "own",
 ) -> None:
     """Import the twins for `device` and switch them on, unless the environment says otherwise (kernels_allowed).
 
     matmul_precision  what products compute in from now on; None leaves that as it is
     part              one of compilation.PARTS: only those of the CPU's twins, for a process that compiles no others
+    attention_kernel  on a CUDA device: our own, or cuDNN's where it knows what is asked for
     Raises ValueError for a precision or a device that is not here, and for a CUDA device without cuBLASLt.
     """
     if not backend.kernels_allowed():
         backend.use_kernels(False)
         return
     if device != "cpu":
-        _load_cuda(device, matmul_precision)
+        _load_cuda(device, matmul_precision, attention_kernel)
         return
     for name in PARTS[part] if part else [name for names in PARTS.values() for name in names]:
         importlib.import_module(f"nanograd.kernels.cpu.{name}")
@@ -56,12 +72,15 @@ def load(
     backend.use_kernels(True)
 
 
-def _load_cuda(device: str, matmul_precision: Literal["float32", "tf32", "bf16"] | None) -> None:
-    from nanograd.kernels.cuda import cublaslt, launch
+def _load_cuda(
+    device: str, matmul_precision: Literal["float32", "tf32", "bf16"] | None, attention_kernel: Literal["own", "cudnn"]
+) -> None:
+    from nanograd.kernels.cuda import cublaslt, cudnn_attention, launch
 
     xp = backend.cuda_module(device)
     cublaslt.check_installed(xp)
     launch.register_twins(xp)
+    cudnn_attention.use(xp, attention_kernel == "cudnn")
     if matmul_precision is not None:
         check_matmul_precision(matmul_precision, device)
         cublaslt.set_matmul_precision(matmul_precision)
