@@ -75,8 +75,8 @@ def same(a, b):
         ({"precision": "bf16"}, False),
         ({"ema_decay": 0.9}, True),
         ({"optimizer": "muon"}, False),
-        ({"optimizer": "sgd"}, False),
-        ({"optimizer": "lion", "clip_norm": 0.0}, False),
+        pytest.param({"optimizer": "sgd"}, False, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "lion", "clip_norm": 0.0}, False, marks=pytest.mark.slow),
     ],
     ids=["adamw", "bf16", "averaged", "muon", "sgd", "lion"],
 )
@@ -305,7 +305,8 @@ def _untimed(record):
     return {name: x for name, x in record.items() if name not in ("seconds", "tokens_per_second", "speed_alert")}
 
 
-@pytest.mark.parametrize("graph", ["off", pytest.param("on", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["off", "on"])
 def test_a_run_in_pieces_equals_the_run_in_one_go(flags, tmp_path, monkeypatch, graph):
     spoil(monkeypatch, 4, 8)
     argv = [*flags, *CHANCE, "--cuda-graph", graph]
