@@ -1,6 +1,7 @@
 """Floor 6. Pictures of runs: python -m nanograd.plot RUN [RUN …] --out FILE.png"""
 
 import csv
+import gc
 import io
 import math
 import sys
@@ -178,6 +179,8 @@ def write_table(runs: Sequence[Path], path: Path) -> Path:
 def _write(figure: Any, path: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
+    figure.clear()
+    gc.collect()  # a figure is full of cycles, so that its megabytes of pixels would wait long for a collection
     write_atomic(path, buffer.getvalue())
     return path
 

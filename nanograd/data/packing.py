@@ -86,7 +86,8 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
         if enough := there >> length:
             room = length + (enough & -enough).bit_length() - 1
             row = with_room[room].pop()
-            there &= ~(not with_room[room] and 1 << room)
+            if not with_room[room]:
+                there &= ~(1 << room)
         else:
             room, row = capacity, len(rows)
             rows.append([])
