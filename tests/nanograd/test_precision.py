@@ -91,7 +91,7 @@ def test_the_compiled_twins_leave_16_bits_to_the_formulas(precision):
 def test_a_weight_used_a_thousand_times_gets_all_of_its_gradient(dtype):
     """256 + 1 is 256 in bfloat16 and 2048 + 1 is 2048 in float16: the sum over uses is float32."""
     w = Tensor(np.ones(3, dtype), requires_grad=True)
-    total = ops.stack(*[w * 1.0 for _ in range(3000)]).astype(np.float32).sum()
+    total = ops.stack(*[w] * 3000).astype(np.float32).sum()
     total.backward()
     assert w.grad.dtype == np.float32
     np.testing.assert_array_equal(w.grad, 3000)
