@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from tests.kernels_cuda.mutations_attention import ATTENTION
 from tests.kernels_cuda.mutations_elementwise import ELEMENTWISE
 
 
@@ -253,4 +254,5 @@ MUTATIONS = [
         for family, bugs in ELEMENTWISE.items()
         for name, old, new, test in bugs
     ),
+    *(Mutation(file, name, old, new, f"test_cuda_attention.py::{test}") for file, name, old, new, test in ATTENTION),
 ]
