@@ -74,8 +74,8 @@ KERNELS = {  # how often each may be launched in a step, without the f32 at the 
     "GPT-2's": {"drop": 8, "layer_norm": 5, "layer_norm_backward": 5, "gelu_forward": 4, "gelu_backward": 2},
     "Llama's": {"rms_norm": 5, "rms_norm_backward": 5, "rotary_rows": 4, "swiglu_forward": 4, "swiglu_backward": 2},
 }
-IN_BOTH = {"embedding_forward": 2, "embedding_chunk_sums": 1, "cross_entropy_in_place": 1, "squares": 1}
-AT_MOST = {"GPT-2's": {"launch": 223, "allocation": 168}, "Llama's": {"launch": 211, "allocation": 153}}
+IN_BOTH = {"embedding_forward": 2, "embedding_chunk_sums": 1, "cross_entropy_in_place": 1, "squares": 1, "adamw": 2}
+AT_MOST = {"GPT-2's": {"launch": 174, "allocation": 147}, "Llama's": {"launch": 162, "allocation": 132}}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:1], ids=str, indirect=True)
