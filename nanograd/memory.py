@@ -52,7 +52,7 @@ def plan_memory(
     token. The formulas alone (NANOGRAD_KERNELS=0) also keep attention's T × T weights and all logits.
     """
     C, V, n_tokens = config.d_model, config.vocab_size, batch_size * config.context_length
-    norms = 2 * 2 * C  # before and after each
+    norms = 2 * 2 * C + 2 * C * (not config.norm_divides)  # before and after each; what dyt and derf have squashed
     attention = 3 * C + C + config.n_heads  # queries, keys and values; the mixture; a number per head
     attention += (3 * C + 2 * config.n_heads) * config.qk_norm  # what they were before; a number per head and each
     mlp = config.up_width  # what goes into the activation: what comes out is made again

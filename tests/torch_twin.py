@@ -78,7 +78,23 @@ class TwinMLP(nn.Module):
         return self.down(self.activation(self.up(x)))
 
 
+class TwinDynamic(nn.Module):
+    """DyT, or with a shift Derf"""
+
+    def __init__(self, d_model: int, *, shifted: bool) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(1))
+        self.shift = nn.Parameter(torch.zeros(1)) if shifted else None
+        self.weight, self.bias = nn.Parameter(torch.zeros(d_model)), nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.alpha * x) if self.shift is None else torch.erf(self.alpha * x + self.shift)
+        return self.weight * y + self.bias
+
+
 def twin_norm(config: DecoderLMConfig) -> nn.Module:
+    if config.norm in ("dyt", "derf"):
+        return TwinDynamic(config.d_model, shifted=config.norm == "derf")
     kind = nn.LayerNorm if config.norm == "layer_norm" else nn.RMSNorm
     return kind(config.d_model, eps=config.norm_eps)
 

@@ -12,6 +12,7 @@ from pre_process.encode_position.rotary_scaling import Kind, Scaling
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+Norm: TypeAlias = Literal["layer_norm", "rms_norm", "dyt", "derf"]
 Positions: TypeAlias = Literal["sinusoidal", "learned", "rotary", "alibi", "none"]
 
 ROTARY_DEFAULTS: dict[str, Any] = {
@@ -39,9 +40,10 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     rotary_scaling: Kind = "none"  # rotary positions: how they are slowed down for a longer context
     rotary_factor: Annotated[float, msgspec.Meta(ge=1)] = 1.0  # rotary scaling: how many times as long it is
     rotary_original_context: Count | None = None  # rotary scaling: trained for; None means context_length / factor
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"  # layer norm centres and scales, RMS norm only scales
+    norm: Norm = "layer_norm"  # layer norm centres and scales, RMS norm only scales, dyt and derf only squash
     norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
-    norm_eps: Positive = 1e-5  # added to the variance in every norm
+    norm_eps: Positive = 1e-5  # added to the variance in every norm that has one
+    norm_alpha: Positive = 0.5  # dyt and derf: what their inputs are multiplied by at first
     dropout: Share = 0.0  # share of each sub-layer's output zeroed in training
     attention_dropout: Share = 0.0  # share of attention weights zeroed in training
     embedding_dropout: Share = 0.0  # share of the first block's input zeroed in training
@@ -59,6 +61,10 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise ValueError(f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}")
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} is odd: sinusoidal positions pair sines with cosines")
+        if self.norm_eps != 1e-5 and not self.norm_divides:
+            raise ValueError(f"norm_eps: for layer_norm and rms_norm; {self.norm} divides by no variance")
+        if self.norm_alpha != 0.5 and self.norm_divides:
+            raise ValueError(f"norm_alpha: for dyt and derf, not {self.norm}")
         if self.positions == "rotary":
             self._check_rotary()
         elif rotary := [name for name, value in ROTARY_DEFAULTS.items() if getattr(self, name) != value]:
@@ -79,6 +85,11 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise ValueError(f"rotary_scaling {self.rotary_scaling} needs a rotary_factor above 1")
         if not self.rotary_base > 1:
             raise ValueError(f"rotary_scaling {self.rotary_scaling} needs a rotary_base above 1")
+
+    @property
+    def norm_divides(self) -> bool:
+        """Whether norms divide by what they measure in a row; dyt and derf take each number by itself."""
+        return self.norm in ("layer_norm", "rms_norm")
 
     @property
     def scaling(self) -> Scaling | None:

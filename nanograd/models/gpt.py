@@ -4,7 +4,7 @@ Letters: B sequences, T positions, C = d_model, F = d_hidden, V = vocab_size.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from nanograd.nn.recompute import recompute
 from nanograd.tensor import Tensor, no_grad
 from pre_process.encode_position import alibi_slopes
 
-NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
+Norm: TypeAlias = nn.LayerNorm | nn.RMSNorm | nn.DyT | nn.Derf
 
 
 class Block(nn.Module):
@@ -181,9 +181,11 @@ class DecoderLM(nn.Module):
             raise ValueError(f"DecoderLM: documents must be integers {ids.shape}, not {backend.describe(documents)}")
 
 
-def make_norm(config: DecoderLMConfig) -> nn.LayerNorm | nn.RMSNorm:
-    """A fresh norm of the kind that the configuration names."""
-    return NORMS[config.norm](config.d_model, eps=config.norm_eps)
+def make_norm(config: DecoderLMConfig) -> Norm:
+    """A fresh norm, or its substitute, of the kind that the configuration names."""
+    if config.norm_divides:
+        return (nn.LayerNorm if config.norm == "layer_norm" else nn.RMSNorm)(config.d_model, eps=config.norm_eps)
+    return (nn.DyT if config.norm == "dyt" else nn.Derf)(config.d_model, alpha=config.norm_alpha)
 
 
 def make_positions(config: DecoderLMConfig, *, rng: np.random.Generator) -> nn.Module | None:

@@ -65,7 +65,7 @@ PRESETS: dict[str, DecoderLMConfig] = {
 def count_parameters(config: DecoderLMConfig) -> int:
     """How many numbers a DecoderLM of this shape learns, without making one."""
     V, C, F = config.vocab_size, config.d_model, config.hidden_width
-    norm = 2 * C if config.norm == "layer_norm" else C
+    norm = {"layer_norm": 2 * C, "rms_norm": C, "dyt": 2 * C + 1, "derf": 2 * C + 2}[config.norm]
     attention = 3 * C * C + 3 * C * config.qkv_bias + C * C + C
     mlp = config.up_width * C + config.up_width + F * C + C
     blocks = config.n_layers * (attention + mlp + 2 * norm)

@@ -68,6 +68,34 @@ class RMSNorm(Module):
         return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
+class DyT(Module):
+    """y = γ tanh(αx) + β, a norm's substitute without a mean: it squashes outliers only.   Zhu et al. 2025, 2503.10622
+
+    alpha  what α starts from: the paper's 0.5. Wide language models want less
+    """
+
+    def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
+        self.alpha = Parameter(np.full(1, alpha, np.float32))
+        self.weight = Parameter(np.ones(d_model, np.float32))
+        self.bias = Parameter(np.zeros(d_model, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.dyt(x, self.alpha, self.weight, self.bias)
+
+
+class Derf(Module):
+    """y = γ erf(αx + s) + β: DyT with another bend, and a shift that starts at 0.   Chen et al. 2025, 2512.10938"""
+
+    def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
+        self.alpha = Parameter(np.full(1, alpha, np.float32))
+        self.shift = Parameter(np.zeros(1, np.float32))
+        self.weight = Parameter(np.ones(d_model, np.float32))
+        self.bias = Parameter(np.zeros(d_model, np.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.derf(x, self.alpha, self.shift, self.weight, self.bias)
+
+
 class Dropout(Module):
     """In training, zero a share `p` of x and divide the rest by 1 − p; in evaluation, x itself.
 

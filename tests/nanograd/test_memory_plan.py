@@ -49,6 +49,14 @@ def test_the_parts_of_a_plan_add_up_and_grow_with_what_they_are_for():
     assert str(small).startswith(f"about {small.total / 1e6:,.0f} MB: 210 program, ")
 
 
+@pytest.mark.parametrize("norm", ["dyt", "derf"])
+def test_what_replaces_a_norm_keeps_what_it_has_squashed_too(norm):
+    """One more array (tokens, C) for each of the two in a block"""
+    config, plain = DecoderLMConfig(norm=norm), DecoderLMConfig()
+    more = memory.plan_memory(config, 8).activations - memory.plan_memory(plain, 8).activations
+    assert more == config.n_layers * 2 * 4 * 8 * config.context_length * config.d_model
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_plan_is_within_a_tenth_of_the_peak(tmp_path, name):

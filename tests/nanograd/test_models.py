@@ -38,7 +38,7 @@ VARIANTS = [
     for placement, tied, positions, norm in itertools.product(
         ("pre", "post"), (True, False), ("sinusoidal", "learned", "rotary"), ("layer_norm", "rms_norm")
     )
-] + [{"activation": "relu2"}, {"activation": "swiglu"}]
+] + [{"activation": "relu2"}, {"activation": "swiglu"}, {"norm": "dyt"}, {"norm": "derf", "norm_placement": "post"}]
 
 
 @pytest.mark.parametrize("first_vectors", ["random", "word2vec"])
@@ -81,7 +81,7 @@ def test_counted_parameters_are_the_real_ones(seed: int) -> None:
         d_hidden=[None, 5, 70][rng.integers(3)],
         positions=["sinusoidal", "learned", "rotary"][rng.integers(3)],
         activation=["gelu", "swiglu"][rng.integers(2)],
-        norm=["layer_norm", "rms_norm"][rng.integers(2)],
+        norm=["layer_norm", "rms_norm", "dyt", "derf"][seed % 4],
         norm_placement=["pre", "post"][rng.integers(2)],
         **{
             name: bool(rng.integers(2))
@@ -272,6 +272,8 @@ def test_state_travels_between_models() -> None:
         ({"n_heads": 0}, r"Expected `int` >= 1 - at `\$.n_heads`"),
         ({"n_layers": 0}, r"Expected `int` >= 1 - at `\$.n_layers`"),
         ({"dropout": 1.0}, r"Expected `float` < 1.0 - at `\$.dropout`"),
+        ({"norm": "dyt", "norm_eps": 1e-6}, "norm_eps: for layer_norm and rms_norm; dyt divides by no variance"),
+        ({"norm_alpha": 0.8}, "norm_alpha: for dyt and derf, not layer_norm"),
         ({"norm_eps": 0.0}, r"Expected `float` > 0.0 - at `\$.norm_eps`"),
         ({"activation": "swish"}, r"Invalid enum value 'swish' - at `\$.activation`"),
     ],

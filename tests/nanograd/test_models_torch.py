@@ -25,6 +25,8 @@ CONFIGS = {name: msgspec.structs.replace(preset, **SIZES) for name, preset in PR
     ),
     "rotary-relu2-post": DecoderLMConfig(**SIZES, norm_placement="post", activation="relu2", positions="rotary"),
     "qk-norm": DecoderLMConfig(**SIZES, qk_norm=True, positions="rotary", zero_residuals=True),
+    "dyt": DecoderLMConfig(**SIZES, norm="dyt", norm_alpha=0.8),
+    "derf-post": DecoderLMConfig(**SIZES, norm="derf", norm_placement="post"),
     "rms-norm": DecoderLMConfig(**SIZES, norm="rms_norm", activation="silu", positions="learned", d_hidden=50),
 }
 

@@ -32,6 +32,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear without bias": lambda: nn.Linear(C, 4, rng=rng(), std=0.5, bias=False),
     "layer norm": lambda: nn.LayerNorm(C),
     "rms norm": lambda: nn.RMSNorm(C),
+    "dyt": lambda: nn.DyT(C),
+    "derf": lambda: nn.Derf(C),
     "mlp gelu": lambda: nn.MLP(C, 8, rng=rng(), std=0.5),
     "mlp gelu-tanh": lambda: nn.MLP(C, 8, rng=rng(), std=0.5, activation="gelu-tanh"),
     "mlp silu": lambda: nn.MLP(C, 8, rng=rng(), std=0.5, activation="silu"),
@@ -45,6 +47,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "block": block,
     "block post": lambda: block(norm_placement="post"),
     "block rms relu": lambda: block(norm="rms_norm", activation="relu", qkv_bias=False),
+    "block dyt": lambda: block(norm="dyt"),
+    "block derf post": lambda: block(norm="derf", norm_placement="post", norm_alpha=0.8),
 }
 TAKES_A_MASK = {
     "one head",
@@ -54,6 +58,8 @@ TAKES_A_MASK = {
     "block",
     "block post",
     "block rms relu",
+    "block dyt",
+    "block derf post",
 }
 
 

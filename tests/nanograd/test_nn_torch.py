@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from nanograd import nn, ops
 from nanograd.tensor import Tensor
-from tests.torch_twin import TwinAttention, TwinMLP, gradients
+from tests.torch_twin import TwinAttention, TwinDynamic, TwinMLP, gradients
 
 B, T, C = 3, 7, 12
 
@@ -60,6 +60,11 @@ def test_layer_norm(eps: float) -> None:
 @pytest.mark.parametrize("eps", [1e-12, 1e-5, 0.1])
 def test_rms_norm(eps: float) -> None:
     assert_twins(nn.RMSNorm(C, eps=eps), torch.nn.RMSNorm(C, eps=eps), 3 * inputs() + 1)
+
+
+@pytest.mark.parametrize("layer", [nn.DyT, nn.Derf])
+def test_what_replaces_a_norm(layer: type[nn.DyT] | type[nn.Derf]) -> None:
+    assert_twins(layer(C, alpha=0.7), TwinDynamic(C, shifted=layer is nn.Derf), 3 * inputs() + 1)
 
 
 @pytest.mark.parametrize("activation", nn.ACTIVATIONS)

@@ -160,6 +160,8 @@ KEEPS = {
     "mlp": lambda case, x, up, *_: x.size // x.shape[-1] * len(up),
     "layer_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
     "rms_norm": lambda case, x, *_: x.size + x.size // x.shape[-1],
+    "dyt": lambda case, x, *_: x.size,
+    "derf": lambda case, x, *_: x.size,
     "packed_head_norm": lambda case, qkv: 2 * case.settings["n_heads"] * qkv.size // qkv.shape[-1],
     "attention": lambda case, q, k, *_: q.size // q.shape[-1] * k.shape[-2],
     "packed_attention": lambda case, x, *_: x.shape[0] * case.settings["n_heads"] * x.shape[1] ** 2,

@@ -190,6 +190,8 @@ TORCH: dict[str, Callable[..., Any]] = {
     "linear": lambda x, w, b=None, residual=0.0: F.linear(x, w, b) + residual,
     "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, weight.shape, weight, bias, eps),
     "rms_norm": lambda x, weight, eps=1e-5: F.rms_norm(x, weight.shape, weight, eps),
+    "dyt": lambda x, alpha, weight, bias: torch.tanh(alpha * x) * weight + bias,
+    "derf": lambda x, alpha, shift, weight, bias: torch.erf(alpha * x + shift) * weight + bias,
     "softmax": lambda x, axis=-1, temperature=1.0: torch.softmax(x / temperature, axis),
     "log_softmax": lambda x, axis=-1, temperature=1.0: torch.log_softmax(x / temperature, axis),
     "attention": attention,
