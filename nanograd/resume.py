@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 FREE = {
     "config", "cuda_graph", "out", "profile", "dry_run", "resume", "resume_changed", "pause_at", "on_save_error",
     "checkpoint_every", "keep", "keep_every", "sample_every", "sample_prompt", "sample_tokens", "text.cache",
-    "loader.prefetch", "tensorboard", "optim.max_bad_steps", "data", "pre_process",
+    "loader.prefetch", "tensorboard", "optim.max_bad_steps", "data", "pre_process", "patience",
 }  # fmt: skip
 """Settings that change nothing of what is computed: a resumed run may have others.
 

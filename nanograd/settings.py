@@ -97,6 +97,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """steps between two passes over the validation tokens"""
     eval_tokens: CountOrZero = 16384
     """validation tokens in such a pass, always the same ones (0: all)"""
+    patience: CountOrZero = 0
+    """evaluations in a row without a better validation loss after which training stops (0: it never does); those that
+    a jump of the loss calls for besides don't count"""
     sample_every: CountOrZero = 250
     """steps between two samples (0: only at the end)"""
     sample_prompt: str = "The"

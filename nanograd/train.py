@@ -24,6 +24,7 @@ from nanograd.event_file import EventFile, check_installed
 from nanograd.io.checkpoint import publish_weights, save_tokenizer
 from nanograd.io.checkpoint_writer import CheckpointWriter
 from nanograd.io.metrics_file import MetricsFile
+from nanograd.io.run_checkpoints import best_checkpoint
 from nanograd.io.run_folder import run_folder
 from nanograd.io.training_state import Snapshot, TrainingState, environment
 from nanograd.memory import check_disk
@@ -96,6 +97,7 @@ class Run:
         check_disk(out, self.trainer.nbytes(), keep=config.keep)
         self.val_loss: float | None = None  # the last one measured
         self.best_val_loss: float | None = None
+        self.stale_evaluations = 0  # regular ones since then
         self.record: dict[str, Any] = {"step": 0, "seconds": 0.0}  # of the last step
         self.is_recorded = True  # False: a signal came before its validation loss was known
         self.metrics_bytes = self.snapshot_step = 0
@@ -106,6 +108,7 @@ class Run:
         publish_weights(earlier.checkpoint, self.out)  # as they may be of a later step, or not yet there
         state = earlier.state
         self.val_loss, self.best_val_loss = state.val_loss, state.best_val_loss
+        self.stale_evaluations = state.stale_evaluations
         self.record, self.is_recorded = state.record, state.is_recorded
         self.metrics_bytes, self.snapshot_step = state.metrics_bytes, state.step
         log.warning("going on after step %d of %s", state.step, earlier.run)
@@ -117,6 +120,7 @@ class Run:
         end = min(config.steps, config.pause_at or config.steps)
         before: float = self.record["seconds"]
         self.started = time.perf_counter() - before
+        was_done = self._is_done()
         profiled = FirstSteps(config.profile, config.steps - first)
         with (
             terminal.StopSignal() as self.stop,
@@ -130,7 +134,7 @@ class Run:
             self.alerts = Alerts(read_metrics(self.out))  # of the steps before, where there were any
             if not self.is_recorded:
                 self._finish_step()
-            while self.record["step"] < end and (not self.stop.exit_code or self.trainer.ahead):
+            while self.record["step"] < end and not self._is_done() and (not self.stop.exit_code or self.trainer.ahead):
                 step = self.record["step"] + 1
                 with profiled.watching(step - first):
                     self.record = self._step(step)
@@ -140,10 +144,29 @@ class Run:
             if self.snapshot_step != self.record["step"]:  # a signal came
                 self.save()
             self.writer.finish()
-        if first == config.steps:  # whoever trained it may have been killed before this picture
+        if was_done:  # whoever trained it may have been killed before this picture
             self._draw()
+        if self._has_stopped_early():
+            self._tell_early_stop()
         self._summarize()
         return self.stop.exit_code
+
+    def _is_done(self) -> bool:
+        """Whether no step is to follow, in this process or another."""
+        return bool(self.record["step"] == self.config.steps) or self._has_stopped_early()
+
+    def _has_stopped_early(self) -> bool:
+        return 0 < self.config.patience <= self.stale_evaluations
+
+    def _tell_early_stop(self) -> None:
+        log.warning(
+            "stopped early after step %d: %d evaluations in a row without a better validation loss than %s of %s; "
+            "--resume --patience 0 would go on",
+            self.record["step"],
+            self.stale_evaluations,
+            "none" if self.best_val_loss is None else f"the {self.best_val_loss:.4f}",
+            best_checkpoint(self.out),
+        )
 
     def _step(self, step: int) -> dict[str, Any]:
         """One optimizer step; its line of metrics.jsonl, as far as it is known. Raises DivergedError."""
@@ -231,6 +254,7 @@ class Run:
                 self.is_recorded = False
                 self.save()
                 return
+            last = self._is_done()
         record["seconds"] = self._seconds()
         self._tell_alerts(told)
         self.metrics.write(record)
@@ -271,6 +295,8 @@ class Run:
         self.val_loss = loss
         improved = loss < (math.inf if self.best_val_loss is None else self.best_val_loss)
         self.best_val_loss = loss if improved else self.best_val_loss
+        regular = self.record["step"] % self.config.eval_every == 0
+        self.stale_evaluations = 0 if improved else self.stale_evaluations + regular
         return improved
 
     def _checkpoint_due(self, step: int) -> bool:
@@ -303,6 +329,7 @@ class Run:
             metrics_bytes=self.metrics.position,
             val_loss=self.val_loss,
             best_val_loss=self.best_val_loss,
+            stale_evaluations=self.stale_evaluations,
             guard=self.trainer.guard.state,
             loss_scale=self.trainer.loss_scale.state,
             made_with=environment(),
@@ -319,6 +346,7 @@ class Run:
             self.record,
             config=self.config,
             out=self.out,
+            is_done=self._is_done(),
             val_loss=self.val_loss,
             unigram_loss=self.trainer.unigram_loss,
             bytes_per_token=self.prepared.bytes_per_token(),

@@ -53,6 +53,7 @@ def summarize(
     *,
     config: TrainConfig,
     out: Path,
+    is_done: bool,
     val_loss: float | None,
     unigram_loss: float,
     bytes_per_token: float,
@@ -63,6 +64,7 @@ def summarize(
     """A table of what was reached, and what to do next.
 
     record    the last line of metrics.jsonl
+    is_done   whether no step is to follow
     val_loss  the last one measured, if one was
     skipped   steps that were not taken; overflows: others, whose loss scale was too large
     """
@@ -82,9 +84,8 @@ def summarize(
         "best checkpoint": str(best_checkpoint(out) or "none was measured"),
     }
     log.info("finished: %s", rows)
-    stopped = record["step"] < config.steps
-    _print_table(f"stopped at step {record['step']}, saved" if stopped else "done", rows)
-    if stopped:
+    _print_table("done" if is_done else f"stopped at step {record['step']}, saved", rows)
+    if not is_done:
         command = ["python", "-m", "nanograd.train", "--resume", "--out", str(out)]
     else:
         command = ["python", "-m", "nanograd.sample", str(out), f"--prompt={config.sample_prompt}"]

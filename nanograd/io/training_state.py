@@ -31,7 +31,8 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     record         the step's line of metrics.jsonl
     is_recorded    False: a signal cut its evaluation short, so it is not in metrics.jsonl yet, and is evaluated again
     metrics_bytes  length of metrics.jsonl
-    val_loss       the last one measured; best_val_loss: the lowest
+    val_loss       the last one measured; best_val_loss: the lowest; stale_evaluations: how many
+                   --patience counts since that one
     guard          steps that were skipped, and what the next one is measured by; loss_scale: for fp16
     """
 
@@ -45,6 +46,7 @@ class TrainingState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     metrics_bytes: int
     val_loss: float | None
     best_val_loss: float | None
+    stale_evaluations: int = 0
     made_with: dict[str, str | int]
     guard: GuardState = GuardState()
     loss_scale: LossScaleState = LossScaleState()
