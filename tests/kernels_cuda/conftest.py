@@ -34,10 +34,17 @@ def device(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     except EmulationError as error:
         pytest.skip(str(error))
     from tests import fake_cublaslt, fake_cupy
+    from tests.kernels_cuda import limits
 
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    launch.register(fake_cupy, fake_cupy.launcher(Emulator(schedule, flags=FLAGS)))
+    emulator = Emulator(schedule, flags=FLAGS)
+
+    def run(kernel: str, grid: Any, block: Any, arguments: Any, shared: int) -> None:
+        limits.check(kernel, grid, block, shared)
+        emulator(kernel, grid, block, arguments, shared)
+
+    launch.register(fake_cupy, fake_cupy.launcher(run))
     cublaslt.register(fake_cupy, fake_cublaslt.FakeCublasLt)
     launch.register_twins(fake_cupy)
     backend.use_kernels(True)

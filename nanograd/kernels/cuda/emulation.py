@@ -106,8 +106,10 @@ def _type_of(x: Any) -> str:
         return f"void{8 * x.nbytes}"
     if hasattr(x, "shape") and not isinstance(x, np.generic):
         return f"{x.dtype.name}*"
-    plain = {int: "int32", float: "float32", type(None): "None"}
-    return plain.get(type(x)) or str(getattr(x, "dtype", type(x).__name__))
+    for kind, name in ((int, "int32"), (float, "float32"), (type(None), "None")):  # NumPy's float64 is a float
+        if isinstance(x, kind):
+            return name
+    return str(getattr(x, "dtype", type(x).__name__))
 
 
 def _value(x: Any, parameter: str) -> Any:

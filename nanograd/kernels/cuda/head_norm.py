@@ -14,6 +14,7 @@ from nanograd.ops.head_norm import check_packed, packed_head_norm
 from nanograd.primitive import Needs
 
 THREADS = 256  # of a block, as in head_norm.cu
+MOST_HEADS = 2**31 - THREADS  # of all rows: the kernels number them by an int
 
 
 def _lanes(D: int, itemsize: int) -> tuple[int, int]:
@@ -35,9 +36,10 @@ def _launch(xp: ArrayModule, kernel: str, arrays: tuple[Array, ...], qkv: Array,
 
 def _forward(xp: ArrayModule, qkv: Array, *, n_heads: int, eps: float = 1e-5) -> Any:
     check_packed(qkv, n_heads)
-    if type_name(qkv.dtype) is None or not aligned(qkv) or not 0 < qkv.size < 2**31 * 32:
+    if type_name(qkv.dtype) is None or not aligned(qkv) or not qkv.size:
         return NotImplemented
-    if _lanes(qkv.shape[2] // (3 * n_heads), qkv.dtype.itemsize)[0] == 0:
+    D = qkv.shape[2] // (3 * n_heads)
+    if qkv.size // D >= MOST_HEADS or _lanes(D, qkv.dtype.itemsize)[0] == 0:
         return NotImplemented
     y, r = xp.empty(qkv.shape, qkv.dtype), xp.empty((*qkv.shape[:2], 2 * n_heads), np.float32)
     _launch(xp, "head_norm", (qkv, y, r), qkv, n_heads, float(eps))

@@ -52,8 +52,8 @@ def forget(xp: ArrayModule) -> None:
 def launch(xp: ArrayModule, kernel: str, grid: Size, block: Size, *arguments: Any, shared: int = 0) -> None:
     """Start `grid` blocks of `block` threads each; nothing is started if one of the sizes is 0.
 
-    arguments  arrays, None (a null pointer), int (the kernel's int), float (its float), NumPy scalars as they are,
-               structured ones too: a struct of the same fields, by value
+    arguments  arrays, None (a null pointer), int and bool (the kernel's int), float and float64 (its float),
+               other NumPy scalars as they are, structured ones too: a struct of the same fields, by value
     shared     bytes of dynamic shared memory for each block
     """
     grid, block = _sizes(grid), _sizes(block)
@@ -107,10 +107,10 @@ def _launch_cupy(
 
 
 def _cupy_argument(x: Any) -> Any:
-    """CuPy would pass Python's numbers as 64 bits."""
-    if type(x) is int:
+    """CuPy would pass Python's numbers, and NumPy's float64, as 64 bits: a kernel would see half of them."""
+    if isinstance(x, int):
         return np.int32(x)
-    if type(x) is float:
+    if isinstance(x, float):
         return np.float32(x)
     if isinstance(x, np.void):
         return np.asarray(x)  # CuPy takes a struct as an array with no axes
