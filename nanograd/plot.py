@@ -224,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("several runs in one picture: give --out FILE.png")
     if config.out and Path(config.out).suffix.lower() != ".png":
         raise ValueError(f"--out {config.out}: the picture is a PNG, so give a name that ends in .png")
+    if config.csv and Path(config.csv).suffix.lower() != ".csv":  # RUN/metrics.jsonl, say, which would be replaced
+        raise ValueError(f"--csv {config.csv}: give a name that ends in .csv")
     if len(runs) > 1 and config.attention:
         raise ValueError("--attention draws one run's model: name one run")
     print(draw_runs(runs, Path(config.out or runs[0] / "loss.png"), x=config.x))

@@ -15,6 +15,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]  # compiled code counts in 
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+LossScale = Annotated[float, msgspec.Meta(ge=1, le=2**32)]  # at one halving a step, 32 steps from the top to 1
 Path = Annotated[str, msgspec.Meta(min_length=1)]
 MatmulPrecision = Literal["float32", "tf32", "bf16"]
 
@@ -74,7 +75,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     precision: Precision = "float32"
     """what the model computes in; weights are kept in float32 all the same. bf16 and fp16 are for GPUs: on the CPU they
     run by the plain formulas, slowly, as a proof"""
-    loss_scale: Positive | None = None
+    loss_scale: LossScale | None = None
     """fp16: what the loss is multiplied by at first, lest gradients vanish (None: 65536); overflow halves it"""
     loss_scale_steps: Count | None = None
     """fp16: steps without overflow that double it (None: 2000)"""

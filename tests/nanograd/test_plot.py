@@ -113,6 +113,7 @@ def test_several_runs_are_one_picture(tmp_path, capsys):
         (["a", "--x", "seconds"], "says nothing of 'seconds'"),
         (["a", "nowhere", "--out", "x.png"], "holds no metrics.jsonl"),
         (["a", "--out", "nowhere/x.png"], "No such file or directory"),
+        (["a", "--csv", "a/metrics.jsonl"], "--csv a/metrics.jsonl: give a name that ends in .csv"),
         (["a", "--out", "x.pdf"], "the picture is a PNG"),
         ([], "name the run folder"),
     ],

@@ -84,6 +84,8 @@ def test_overflow_at_a_scale_of_one_is_a_bad_step(flags, tmp_path, monkeypatch, 
         (["--precision", "fp16", "--fuse-optimizer", "--clip-norm", "0"], "--fuse-optimizer can't skip a step"),
         (["--precision", "bf16", "--matmul-precision", "bf16"], "give one of the two"),
         (["--precision", "fp8"], "--precision"),
+        (["--precision", "fp16", "--loss-scale", "0.5"], "--loss-scale: Expected `float` >= 1.0"),
+        (["--precision", "fp16", "--loss-scale", "1e30"], "--loss-scale: Expected `float` <= 4294967296.0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(wrong, message, flags, tmp_path, capsys):
