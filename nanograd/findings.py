@@ -182,8 +182,10 @@ def _disk() -> Iterator[Finding]:
 
     cache = Path(platformdirs.user_cache_dir("nanograd", appauthor=False))
     size = sum(_size(path) for path in cache.rglob("*")) if cache.is_dir() else 0
-    yield _room("cache", cache, f", holds {size / 1e6:,.0f} MB", f"rm -r {cache}")
-    yield _room("runs", Path("runs").absolute(), "", "python -m nanograd.train --out /another/disk/run")
+    elsewhere = "python -m nanograd.train --cache /another/disk"
+    yield _room("cache", cache, f", holds {size / 1e6:,.0f} MB", f"rm -r {cache}", elsewhere)
+    elsewhere = "python -m nanograd.train --out /another/disk/run"
+    yield _room("runs", Path("runs").absolute(), "", elsewhere, elsewhere)
 
 
 def _size(path: Path) -> int:
@@ -193,16 +195,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _room(name: str, folder: Path, more: str, mend: str) -> Finding:
+def _room(name: str, folder: Path, more: str, mend: str, elsewhere: str) -> Finding:
+    """What is free; `mend` makes room, `elsewhere` goes where one may write."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    missing = (
-        f"little room: a run keeps several checkpoints, {TIGHT / 1e9:.0f} GB are soon full" if free < TIGHT else ""
-    )
-    writable = "" if os.access(there, os.W_OK) else ", can't be written"
-    return Finding(
-        "disk", name, f"{folder}: {free / 1e9:,.1f} GB free{more}{writable}", missing, mend if missing else ""
-    )
+    value = f"{folder}: {free / 1e9:,.1f} GB free{more}"
+    if not os.access(there, os.W_OK):
+        return Finding("disk", name, f"{value}, can't be written", "nothing can be kept there", elsewhere)
+    if free < TIGHT:
+        missing = f"little room: a run keeps several checkpoints, {TIGHT / 1e9:.0f} GB are soon full"
+        return Finding("disk", name, value, missing, mend)
+    return Finding("disk", name, value)
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {

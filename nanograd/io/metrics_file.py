@@ -40,4 +40,5 @@ class MetricsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with naming_file(self.path):  # a line that found no room on the disk is tried once more
+            self._file.close()

@@ -97,6 +97,16 @@ def test_a_full_disk_is_told(monkeypatch):
     assert found["cache"].mend.startswith("rm -r ")
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_not_removed(monkeypatch):
+    monkeypatch.setattr(findings.os, "access", lambda path, mode: False)
+    found = looked("disk")["cache"]
+    assert found.value.endswith(", can't be written")
+    assert (found.missing, found.mend) == (
+        "nothing can be kept there",
+        "python -m nanograd.train --cache /another/disk",
+    )
+
+
 def test_a_question_that_fails_is_an_answer(monkeypatch, capsys):
     def broken():
         raise OSError("libcuda.so.1:\n file too short")
