@@ -54,8 +54,10 @@ class Recorded:
         try:
             with self.xp.cuda.using_allocator(self.pool.malloc):
                 work()
-        except RuntimeError as error:  # CuPy's own, and those of CUDA's libraries, are all of this kind
+            return stream.end_capture()
+        except BaseException as error:  # whatever it is: on a stream that is still captured nothing can be saved
             with contextlib.suppress(RuntimeError):
                 stream.end_capture()
-            raise CaptureRefusedError(" ".join(str(error).split())) from error
-        return stream.end_capture()
+            if isinstance(error, RuntimeError):  # CuPy's own, and those of CUDA's libraries, are all of this kind
+                raise CaptureRefusedError(" ".join(str(error).split())) from error
+            raise
