@@ -110,16 +110,20 @@ def to_host(x: Array) -> Any:
     return x if array_module(x) is np else x.get()
 
 
-def own_stream(device: str) -> Any:
-    """From now on this thread works on that GPU, on a stream that can be captured. Keep what is returned.
+def work_on(device: str) -> None:
+    """From now on this thread's new arrays are on that GPU, and so are its launches: CuPy begins with the first one.
 
-    None for the CPU. Raises DeviceError.
+    Nothing for the CPU. Raises DeviceError.
     """
-    if device == "cpu":
-        return None
-    cupy, index = _cuda(device)
-    cupy.cuda.Device(index).use()
-    return cupy.cuda.Stream(non_blocking=True).use()
+    if device != "cpu":
+        cupy, index = _cuda(device)
+        cupy.cuda.Device(index).use()
+
+
+def own_stream(device: str) -> Any:
+    """`work_on` that device, on a stream that can be captured. Keep what is returned. None for the CPU."""
+    work_on(device)
+    return None if device == "cpu" else cuda_module(device).cuda.Stream(non_blocking=True).use()
 
 
 def empty_pinned(shape: tuple[int, ...], dtype: Any) -> Any:

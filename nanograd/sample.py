@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from nanograd import random, terminal
+from nanograd import kernels, random, terminal
 from nanograd.config import parse_flags
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the prompt and its continuation as it grows. Raises ValueError and OSError on bad input."""
     config = parse_flags(SampleConfig, argv, prog="python -m nanograd.sample", about=ABOUT)
     terminal.configure_logging()
-    model, tokenizer = load_model(Path(config.run), device=terminal.chosen_device(config.device))
+    device = terminal.chosen_device(config.device)
+    model, tokenizer = load_model(Path(config.run), device=device)
+    if device != "cpu":  # there without a wait; and CuPy's own products can't be part of a CUDA graph
+        kernels.load(device=device)
     if config.context_length is not None:
         model = stretch(model, config.context_length, rotary_scaling=config.rotary_scaling)
     elif config.rotary_scaling != "none":

@@ -87,12 +87,16 @@ def configure_logging(log_file: str | Path = os.devnull) -> None:
 
 
 def chosen_device(wanted: str) -> str:
-    """The device that `--device` names; what auto means is said in one line. Raises DeviceError if it can't be used."""
-    if wanted != "auto":
-        backend.check_device(wanted)
-        return wanted
-    device, why = backend.choose_device()
-    console().print(f"device: {device} ({why})", markup=False, soft_wrap=True)
+    """The device that `--device` names, where this thread works from now on; what auto means is said in one line.
+
+    Raises DeviceError if it can't be used.
+    """
+    device = wanted
+    if wanted == "auto":
+        device, why = backend.choose_device()
+        console().print(f"device: {device} ({why})", markup=False, soft_wrap=True)
+    backend.check_device(device)
+    backend.work_on(device)
     return device
 
 

@@ -35,7 +35,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
 
     def __init__(self, held: np.ndarray) -> None:
         self.held = held
-        self.device = _current[-1]
+        self.device, self.stream = _current[-1], fake_cuda.get_current_stream()
 
     shape, ndim, dtype, size, nbytes, strides, itemsize, flags = (
         property(operator.attrgetter(f"held.{name}"))
@@ -70,6 +70,8 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
             self.held[...] = arr
             return
         fake_cuda.refuse("a copy from the host")
+        if stream is not self.stream:  # what was launched there may still use what has been freed for this array
+            raise RuntimeError("a stream writes into memory that was allocated on another, and has not waited for it")
         assert arr.dtype == self.dtype
         assert arr.shape == self.shape
         stream.enqueue_copy(lambda: np.copyto(self.held, arr), source=arr)
@@ -175,10 +177,20 @@ def _check_signature(name: str, like: Any, args: Any, settings: dict[str, Any]) 
 
 def _to_host(x: Any) -> Any:
     if isinstance(x, ndarray):
+        _check_device(x)
         return x.held
     if isinstance(x, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     return type(x)(map(_to_host, x)) if type(x) in (list, tuple) else x
+
+
+def _check_device(x: ndarray) -> None:
+    """Memory is taken, and kernels run, on the current device: another one's arrays are out of reach."""
+    if x.device.id != _current[-1].id:
+        raise ValueError(
+            f"The device where the array resides ({x.device.id}) is different from the current device "
+            f"({_current[-1].id}). Peer access is unavailable between these devices."
+        )
 
 
 def _to_device(result: Any, inputs: list[np.ndarray], again: Any, *, filled: bool = True) -> Any:
@@ -263,6 +275,9 @@ def launcher(run: Any) -> Any:
             run(kernel, grid, block, arguments, shared)
             fake_memory.check_fences([x.held for x in arguments if isinstance(x, ndarray)])
 
+        for x in arguments:
+            if isinstance(x, ndarray):
+                _check_device(x)
         counts[kernel] += 1
         fake_cuda.enqueue(act)
 
@@ -321,8 +336,8 @@ cuda = SimpleNamespace(
     is_available=lambda: True,
     Device=_Device,
     runtime=SimpleNamespace(
-        getDeviceCount=lambda: 1,
-        getDevice=lambda: 0,
+        getDeviceCount=lambda: 2,
+        getDevice=lambda: _current[-1].id,
         deviceSynchronize=lambda: _round_trip("sync", "deviceSynchronize()"),
         getDeviceProperties=lambda index: {
             "name": b"NVIDIA H200 (stand-in)",
@@ -351,6 +366,7 @@ def _erf(x: ndarray) -> ndarray:
 def modules() -> dict[str, Any]:
     """What to put into sys.modules: this module as cupy, and the part of cupyx that formulas may use."""
     fake_cuda.forget()
+    _current[:] = [_Device(0)]
     special = SimpleNamespace(erf=_erf)
     scipy = SimpleNamespace(special=special)
     return {

@@ -55,8 +55,9 @@ class Upload:
         found = self._sets[turn].get(name)
         if found is None or found.pinned.shape != array.shape or found.pinned.dtype != dtype:
             self._read[turn].synchronize()
-            found = _Buffers(backend.empty_pinned(array.shape, dtype), self.xp.empty(array.shape, dtype))
-            self._sets[turn][name] = found
+            with self.stream:  # freed memory of the computing stream may be in use there by what was launched before
+                device = self.xp.empty(array.shape, dtype)
+            found = self._sets[turn][name] = _Buffers(backend.empty_pinned(array.shape, dtype), device)
         return found
 
     def _cast(self, x: Array, like: np.ndarray, into: Array | None) -> Array:

@@ -6,7 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 
-from nanograd import backend, evaluate, plot, sample, terminal, train
+from nanograd import backend, evaluate, kernels, plot, sample, terminal, train
 from nanograd.io.arrays import read_arrays
 from tests.nanograd.small_runs import fails, records
 
@@ -61,3 +61,28 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_why(finished, monkeypatch, capsy
     monkeypatch.setattr(backend, "choose_device", lambda: ("cpu", "no NVIDIA driver"))
     assert terminal.run(sample.main, [str(finished), "--max-new-tokens", "1", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "device: cpu (no NVIDIA driver)\n"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_second_gpu_is_worked_on_and_not_only_filled(finished, flags, tmp_path, capsys):
+    """CuPy makes new arrays, and launches kernels, on the thread's current device: the first, unless it is told."""
+    corpus = flags[flags.index("--data") + 1]
+    for main, argv in [
+        (sample.main, [str(finished), "--max-new-tokens", "4"]),
+        (evaluate.main, [str(finished), "--data", corpus, "--split", "val", "--json"]),
+        (plot.main, [str(finished), "--attention", "the cat", "--out", str(tmp_path / "loss.png")]),
+        (train.main, [*flags, "--out", str(tmp_path / "run")]),
+    ]:
+        backend.work_on("cuda:0")
+        assert terminal.run(main, [*argv, "--device", "cuda:1"]) == 0, capsys.readouterr().err
+    assert backend.cuda_module("cuda").cuda.runtime.getDevice() == 1
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize(("device", "loaded"), [("cpu", []), ("cuda", [{"device": "cuda"}])])
+def test_a_text_is_written_by_the_kernels_of_a_gpu(device, loaded, finished, monkeypatch):
+    """CuPy refuses to have its own products recorded: without the kernels no token's step could be a CUDA graph."""
+    calls = []
+    monkeypatch.setattr(kernels, "load", lambda **settings: calls.append(settings))
+    assert terminal.run(sample.main, [str(finished), "--max-new-tokens", "1", "--device", device]) == 0
+    assert calls == loaded
