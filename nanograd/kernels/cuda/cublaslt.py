@@ -5,7 +5,8 @@ plan can be made, so a step that is to be recorded runs once before, or calls `w
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from nanograd.backend import Array, ArrayModule
@@ -74,10 +75,10 @@ class _Device:
     def __init__(self, library: CublasLt) -> None:
         self.library = library
         self.known: dict[Any, _Known | None] = {}
-        self.workspaces: dict[int, Array] = {}
+        self.workspaces: MutableMapping[Any, Array] = weakref.WeakKeyDictionary()
 
-    def workspace(self, xp: ArrayModule, stream: int) -> tuple[int, int]:
-        """Address and size; each stream has its own, for its products may run beside another's."""
+    def workspace(self, xp: ArrayModule, stream: Any) -> tuple[int, int]:
+        """Address and size; each stream has its own as long as it lives, for its products may run beside another's."""
         if stream not in self.workspaces:
             self.workspaces[stream] = xp.empty(WORKSPACE, "uint8")
         return self.workspaces[stream].data.ptr, WORKSPACE
@@ -187,7 +188,7 @@ def offers(
 def warm(xp: ArrayModule, a: Array, b: Array, out: Array, **settings: Any) -> None:
     """Have the plan for such a call of `gemm`, and this stream's memory, before a CUDA graph is recorded."""
     offers(xp, a, b, out, **settings)
-    _device(xp, out).workspace(xp, xp.cuda.get_current_stream().ptr)
+    _device(xp, out).workspace(xp, xp.cuda.get_current_stream())
 
 
 def _run(xp: ArrayModule, operands: Operands, alpha: float, beta: float) -> bool:
@@ -196,7 +197,7 @@ def _run(xp: ArrayModule, operands: Operands, alpha: float, beta: float) -> bool
     known = _known(device, operands, stream)
     if known is None:
         return False
-    workspace = device.workspace(xp, stream.ptr)
+    workspace = device.workspace(xp, stream)
     addresses = [x.data.ptr for x in operands.matrices]
     extra = [0 if x is None else x.data.ptr for x in (operands.bias, operands.aux)]
     for offsets in known.batch.offsets():

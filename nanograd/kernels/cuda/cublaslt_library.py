@@ -101,7 +101,11 @@ class CublasLt:
             )
         finally:
             self._call("cublasLtMatmulPreferenceDestroy", preference)
-        if status in (Status.NOT_SUPPORTED, Status.INVALID_VALUE) or (status == Status.SUCCESS and not count.value):
+        if status == Status.SUCCESS and count.value:
+            status = found.state  # the answer has a status of its own
+        elif status == Status.SUCCESS:
+            status = Status.NOT_SUPPORTED
+        if status in (Status.NOT_SUPPORTED, Status.INVALID_VALUE):
             return None  # there is no kernel for this shape, or none with this epilogue
         self._check("cublasLtMatmulAlgoGetHeuristic", status)
         return Plan(description, layouts, found.algorithm)
