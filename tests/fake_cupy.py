@@ -15,6 +15,7 @@ import functools
 import inspect
 import operator
 import sys
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
 
     def __init__(self, held: np.ndarray) -> None:
         self.held = held
-        self.device, self.stream = _current[-1], fake_cuda.get_current_stream()
+        self.device, self.stream = _current[-1], weakref.ref(fake_cuda.get_current_stream())  # where it was allocated
 
     shape, ndim, dtype, size, nbytes, strides, itemsize, flags = (
         property(operator.attrgetter(f"held.{name}"))
@@ -70,7 +71,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
             self.held[...] = arr
             return
         fake_cuda.refuse("a copy from the host")
-        if stream is not self.stream:  # what was launched there may still use what has been freed for this array
+        if stream is not self.stream():  # what was launched there may still use what has been freed for this array
             raise RuntimeError("a stream writes into memory that was allocated on another, and has not waited for it")
         assert arr.dtype == self.dtype
         assert arr.shape == self.shape
