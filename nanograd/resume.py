@@ -19,6 +19,7 @@ FREE = {
     "config", "cuda_graph", "out", "profile", "dry_run", "resume", "resume_changed", "pause_at", "on_save_error",
     "checkpoint_every", "keep", "keep_every", "sample_every", "sample_prompt", "sample_tokens", "text.cache",
     "loader.prefetch", "tensorboard", "optim.max_bad_steps", "data", "pre_process", "patience",
+    "checkpoint_minutes",
 }  # fmt: skip
 """Settings that change nothing of what is computed: a resumed run may have others.
 

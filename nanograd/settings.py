@@ -109,6 +109,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """length of a sample"""
     checkpoint_every: CountOrZero = 0
     """steps between two checkpoints (0: at each evaluation); the best model so far is saved besides"""
+    checkpoint_minutes: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """write one as well when the last is so many minutes old (0: by steps only)"""
     keep: Annotated[int, msgspec.Meta(ge=2)] = 2
     """newest checkpoints to keep, beside the best one; if one is damaged, the one before must be there"""
     keep_every: CountOrZero = 0

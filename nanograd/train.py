@@ -101,6 +101,7 @@ class Run:
         self.record: dict[str, Any] = {"step": 0, "seconds": 0.0}  # of the last step
         self.is_recorded = True  # False: a signal came before its validation loss was known
         self.metrics_bytes = self.snapshot_step = 0
+        self.snapshot_seconds = 0.0  # when it was taken
 
     def restore(self, earlier: Earlier) -> None:
         """Become what the checkpoint holds. Raises ValueError if it belongs to another model or optimizer."""
@@ -111,6 +112,7 @@ class Run:
         self.stale_evaluations = state.stale_evaluations
         self.record, self.is_recorded = state.record, state.is_recorded
         self.metrics_bytes, self.snapshot_step = state.metrics_bytes, state.step
+        self.snapshot_seconds = self.record["seconds"]
         log.warning("going on after step %d of %s", state.step, earlier.run)
 
     def train(self) -> int:
@@ -308,12 +310,16 @@ class Run:
         asked, self.stop.save_wanted = self.stop.save_wanted, False
         regular = step % (config.checkpoint_every or config.eval_every) == 0
         for_good = bool(config.keep_every) and step % config.keep_every == 0
-        due = asked or regular or for_good
+        due = asked or regular or for_good or self._is_snapshot_old()
         not_now = self.trainer.guard.state.in_a_row or self.trainer.ahead
         if step not in (config.steps, config.pause_at) and not_now:
             self.stop.save_wanted = due
             return False
         return due or step in (config.steps, config.pause_at)
+
+    def _is_snapshot_old(self) -> bool:
+        limit = 60 * self.config.checkpoint_minutes
+        return 0 < limit <= self._seconds() - self.snapshot_seconds
 
     def save(self) -> None:
         """Have a checkpoint written of how things are now: only the copy is waited for, unless one is being written."""
@@ -335,7 +341,7 @@ class Run:
             made_with=environment(),
         )
         self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))
-        self.snapshot_step = state.step
+        self.snapshot_step, self.snapshot_seconds = state.step, self._seconds()
 
     def _write_extras(self, folder: Path) -> None:
         write_atomic(folder / "config.toml", self._settings())

@@ -30,6 +30,8 @@ from tests.nanograd.small_runs import SMALL, fails, records
         (["--context-length", "100000"], "--context-length 100000"),
         (["--val-fraction", "0.005", "--context-length", "300"], "--context-length 300"),
         (["--steps", "0"], "--steps: Expected `int` >= 1, got 0"),
+        (["--checkpoint-minutes", "-1"], "--checkpoint-minutes: Expected `float` >= 0"),
+        (["--patience", "-1"], "--patience: Expected `int` >= 0"),
         (["--stpes", "3"], "did you mean --steps?"),
         (["--lr", "inf"], "--lr: inf is not a finite number"),
         (["--seed", "99999999999"], "--seed: Expected `int` <= 4294967295"),
