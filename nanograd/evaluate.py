@@ -21,6 +21,7 @@ from nanograd.evaluation import DocumentLoss, Figures, check_stride, document_lo
 from nanograd.io.checkpoint import load_model
 from nanograd.io.model_card import Card, hash_files, read_card, versions, write_card
 from nanograd.models import DecoderLM
+from nanograd.models.quantized import Weights, hold_weights
 from nanograd.optim_settings import OptimConfig
 from nanograd.precision import Precision, float_type
 from nanograd.settings import MatmulPrecision, TrainConfig, check_precision
@@ -51,6 +52,8 @@ class EvaluateConfig(msgspec.Struct, frozen=True, kw_only=True):
     """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
     precision: Precision = "float32"
     """what the model computes in; bf16 and fp16 are for GPUs: on the CPU they run by the plain formulas, slowly"""
+    weights: Weights = "float32"
+    """how the matrices of the blocks are held: bf16, int8 or fp8 (E4M3) need less memory; products stay float32"""
     matmul_precision: MatmulPrecision = "float32"
     """matrix products: bf16 rounds factors to 8 bits, sums in float32, and needs a CPU with AVX-512 BF16"""
     documents: Annotated[int, msgspec.Meta(ge=0)] = 3
@@ -87,15 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check_precision(settings)
     model.astype(float_type(config.precision))
+    parameters = model.n_parameters()
+    if said := hold_weights(model, config.weights, precision=config.precision):
+        print(said, file=sys.stderr)
     with compiled_kernels(settings):
         pass  # a process rounds otherwise with code it has compiled itself than with code that it finds
     text, losses = measure(config, model, tokenizer)
     found = figures(losses, text.n_bytes)
     if card is not None:
-        return _compare(card, _card(config, model, text, found))
+        return _compare(card, _card(config, model, parameters, text, found))
     _print(config, text, found, losses)
     if config.freeze:
-        write_card(Path(config.run), _card(config, model, text, found))
+        write_card(Path(config.run), _card(config, model, parameters, text, found))
         print(f"next: python -m nanograd.evaluate {shlex.quote(config.run)} --check", file=sys.stderr)
     return 0
 
@@ -134,7 +140,7 @@ def _as_on_card(config: EvaluateConfig, card: Card) -> EvaluateConfig:
     return msgspec.structs.replace(settings, data=config.data or settings.data, check=True)
 
 
-def _card(config: EvaluateConfig, model: DecoderLM, text: Text, found: Figures) -> Card:
+def _card(config: EvaluateConfig, model: DecoderLM, parameters: int, text: Text, found: Figures) -> Card:
     settings: dict[str, Any] = {
         "data": config.data,
         "split": text.split,
@@ -142,11 +148,12 @@ def _card(config: EvaluateConfig, model: DecoderLM, text: Text, found: Figures) 
         "stride": config.stride or model.config.context_length,
         "batch_size": config.batch_size,
         "precision": config.precision,
+        "weights": config.weights,
         "matmul_precision": config.matmul_precision,
     }
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return Card(
-        parameters=model.n_parameters(),
+        parameters=parameters,
         model=msgspec.to_builtins(model.config),
         files=hash_files(Path(config.run)),
         source=text.source,

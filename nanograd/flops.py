@@ -54,6 +54,7 @@ _FORWARD: Mapping[str, Callable[..., int]] = {  # of the formula
     "linear_cross_entropy": _linear,
     "matmul": _matmul,
     "mlp": _mlp,
+    "quantized_linear": _linear,
     "attention": _attention,
     "attention_weights": lambda query, key, *_, **settings: _attention(query, key, (0,), **settings),
     "packed_attention": _packed_attention,

@@ -47,7 +47,12 @@ class Primitive:
         return derivative
 
     def twin(
-        self, xp: ArrayModule, forward: Callable[..., Any], backward: Callable[..., Any], *, accumulates: bool = False
+        self,
+        xp: ArrayModule,
+        forward: Callable[..., Any],
+        backward: Callable[..., Any] | None,
+        *,
+        accumulates: bool = False,
     ) -> None:
         """Register a faster pair for arrays of module `xp`. Its forward answers NotImplemented for what it can't do.
 

@@ -13,6 +13,7 @@ from nanograd.config import parse_flags
 from nanograd.generate import generate
 from nanograd.io.checkpoint import load_model
 from nanograd.models import stretch
+from nanograd.models.quantized import Weights, hold_weights
 from nanograd.precision import Precision, float_type
 from pre_process.encode_position.rotary_scaling import Kind
 
@@ -44,6 +45,8 @@ class SampleConfig(msgspec.Struct, frozen=True, kw_only=True):
     """cpu, cuda, cuda:N, or auto: a GPU if one can be used, else the CPU"""
     precision: Precision = "float32"
     """what the model computes in; bf16 and fp16 are for GPUs: on the CPU they run by the plain formulas, slowly"""
+    weights: Weights = "float32"
+    """how the matrices of the blocks are held: bf16, int8 or fp8 (E4M3) need less memory; products stay float32"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif config.rotary_scaling != "none":
         raise ValueError("--rotary-scaling is for a longer context: give --context-length too")
     model.astype(float_type(config.precision))
+    if said := hold_weights(model, config.weights, precision=config.precision):
+        print(said, file=sys.stderr)
     ids = [tokenizer.end_of_text_id, *tokenizer.encode(config.prompt)]
     if len(ids) > model.config.context_length:
         print(f"only the last {model.config.context_length} of {len(ids)} prompt tokens are read", file=sys.stderr)

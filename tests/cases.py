@@ -17,6 +17,12 @@ SCATTERED[0, 1, 2] = False  # one query that sees nothing
 TRUE_HALF = RNG.random((2, 3, 4)) < 0.5
 STARTS = np.array([[0, 0, 2, 2, 2, 5, 5], [0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 3, 0, 7, 0]])  # one query sees nothing
 KEY = (20260102, 3)
+OTHER = np.random.default_rng(8)
+CODES = {  # small numbers, in each of the ways to hold them
+    "int8": OTHER.integers(-7, 8, (5, 4)).astype(np.int8),
+    "fp8": (OTHER.integers(0x20, 0x44, (5, 4)) | OTHER.integers(0, 2, (5, 4)) << 7).astype(np.uint8),
+    "bf16": (OTHER.normal(size=(5, 4)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16),
+}
 
 
 def split(x: Tensor, sections: Any, *, axis: int) -> Tensor:
@@ -143,6 +149,15 @@ MATRIX = [
     Case(ops.linear, (3, 4), (5, 4), None, (3, 5)),
     Case(ops.linear, (2, 1, 1, 1), (1, 1), (1,)),
 ]
+QUANTIZED = [
+    Case(ops.quantized_linear, (2, 3, 4), CODES["int8"], (5,), (5,), (2, 3, 5)),
+    Case(ops.quantized_linear, (1, 4), CODES["int8"], (5,), None, (1, 5)),
+    Case(ops.quantized_linear, (4,), CODES["int8"], (5,), (5,)),
+    Case(ops.quantized_linear, (3, 4), CODES["fp8"], (5,), (5,)),
+    Case(ops.quantized_linear, (4,), CODES["fp8"], (5,)),
+    Case(ops.quantized_linear, (3, 4), CODES["bf16"], None, (5,), (3, 5)),
+    Case(ops.quantized_linear, (3, 4), CODES["bf16"]),
+]
 MLP = [
     Case(ops.mlp, (2, 3, 4), (6, 4), (6,), (4, 6), (4,), (2, 3, 4), activation="gelu"),
     Case(ops.mlp, (2, 3, 4), (6, 4), (6,), (4, 6), (4,), None, activation="gelu-tanh"),
@@ -242,6 +257,7 @@ CASES = [
     *SHAPE,
     *INDEXING,
     *MATRIX,
+    *QUANTIZED,
     *HEAD_NORM,
     *MLP,
     *NORMALIZATION,

@@ -31,7 +31,14 @@ PARTS = {
         "rotary",
         "softmax",
     ),
-    "products": ("gemm", "loss", "matrix", "mlp", "optim"),  # muon's iteration shares its products with the others
+    "products": (
+        "gemm",
+        "loss",
+        "matrix",
+        "mlp",
+        "optim",
+        "quantized",
+    ),  # muon's iteration shares its products with the others
 }  # which files in cpu/: about as many seconds each
 ROOM = 20_000_000  # bytes that all compiled kernels take, with something to spare
 

@@ -78,6 +78,10 @@ class Module:
         """How many numbers can be learned."""
         return sum(parameter.size for _, parameter in self.named_parameters())
 
+    def nbytes(self) -> int:
+        """Bytes of all parameters and buffers, each counted once."""
+        return sum(tensor.data.nbytes for _, tensor in self._named_tensors())
+
     def train(self, mode: bool = True) -> Self:
         """Training behaviour (dropout on) for this module and all below it."""
         for _, module in self.named_modules():

@@ -38,6 +38,7 @@ from nanograd.ops.loss import cross_entropy, linear_cross_entropy
 from nanograd.ops.matrix import linear, matmul
 from nanograd.ops.mlp import mlp
 from nanograd.ops.normalization import derf, dyt, layer_norm, rms_norm
+from nanograd.ops.quantized import quantized_linear
 from nanograd.ops.reduction import logsumexp, max, mean, min, sum, var  # noqa: A004
 from nanograd.ops.rotary import packed_rotary, rotary
 from nanograd.ops.shape import (

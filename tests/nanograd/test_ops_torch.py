@@ -133,6 +133,15 @@ def mlp(x: Any, up: Any, b1: Any, down: Any, b2: Any, residual: Any = None, *, a
     return y if residual is None else y + residual
 
 
+def quantized_linear(x, codes, scale=None, bias=None, residual=0.0):
+    if codes.dtype == torch.int64:  # 16 bits: see as_torch
+        codes = codes.to(torch.int16)
+    kind = {torch.int8: torch.int8, torch.uint8: torch.float8_e4m3fn, torch.int16: torch.bfloat16}[codes.dtype]
+    y = F.linear(x, codes.view(kind).float())
+    y = y if scale is None else y * scale
+    return ((y if bias is None else y + bias) + residual).detach()
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -188,6 +197,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "matmul": torch.matmul,
     "mlp": mlp,
     "linear": lambda x, w, b=None, residual=0.0: F.linear(x, w, b) + residual,
+    "quantized_linear": quantized_linear,
     "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, weight.shape, weight, bias, eps),
     "rms_norm": lambda x, weight, eps=1e-5: F.rms_norm(x, weight.shape, weight, eps),
     "dyt": lambda x, alpha, weight, bias: torch.tanh(alpha * x) * weight + bias,
@@ -220,7 +230,7 @@ def as_torch(a: Any) -> Any:
         return tuple(map(as_torch, a))
     if not isinstance(a, np.ndarray):
         return a
-    a = a.astype(np.int64) if a.dtype.kind in "iu" else a.copy()
+    a = a.astype(np.int64) if a.dtype.kind in "iu" and a.dtype.itemsize > 1 else a.copy()
     return torch.tensor(a, requires_grad=is_floating(a))
 
 
