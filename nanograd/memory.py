@@ -11,7 +11,7 @@ from nanograd.optim_settings import OptimConfig
 BYTES = 4  # of a float32
 OTHER_FILES = 1e6  # tokenizer, settings, metrics and pictures of a run
 AT_START = 120e6  # Python, NumPy, Numba, the tokenizer
-RUNNING = 90e6  # compiled code, threads' stacks, matplotlib: what the first steps load besides
+RUNNING = 110e6  # compiled code, threads' stacks, matplotlib, and what checkpoints and samples fragment
 PREPARING = 65e6  # half of what a run that prepares its text leaves behind: the other half is used again
 WORD_VECTORS = 80e6  # the same of word2vec
 CHUNK = 1 << 23  # logits held at a time: kernels.cpu.loss.CHUNK, which only a compiler can import
@@ -45,7 +45,7 @@ def plan_memory(
     optim: OptimConfig = DEFAULT_OPTIM,
     left_behind: float = 0.0,
 ) -> MemoryPlan:
-    """What training will need. Measured at seven shapes it was within 8 % of the peak (tests: pytest -m slow).
+    """What training will need. Within a tenth of the peak once a few checkpoints are written (tests: pytest -m slow).
 
     left_behind  bytes that preparing the text adds
     Counted from what each operation of the block keeps for its backward (see nanograd/kernels/cpu), in floats per

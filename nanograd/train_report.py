@@ -29,7 +29,7 @@ def describe(config: TrainConfig) -> None:
     rows = {
         "parameters": f"{count_parameters(config.model):,}",
         "tokens": f"{per_step:,} a step, {config.steps * per_step:,} in {config.steps:,} steps",
-        "memory": str(memory),
+        "memory": _told(config, memory),
         "prepared text": f"{folder} ({'there' if folder.is_dir() else 'will be made'})",
     }
     _print_table("dry run: nothing was written", rows)
@@ -37,10 +37,20 @@ def describe(config: TrainConfig) -> None:
 
 def announce_memory(config: TrainConfig) -> None:
     """Say, before the first step, what a run on the CPU will hold."""
-    if config.device == "cpu" and config.precision == "float32":  # plain formulas keep more than is foreseen
-        plan = _plan(config, left_behind())
+    if config.device == "cpu":
+        plan = _told(config, _plan(config, left_behind()))
         log.info("memory plan: %s", plan)
         terminal.console().print(f"memory plan: {plan}", markup=False, soft_wrap=True)  # whoever listens, or nobody
+
+
+def _told(config: TrainConfig, plan: MemoryPlan) -> str:
+    """The plan; in 16 bits on the CPU, what is known instead: plain formulas keep more than is foreseen."""
+    if config.device != "cpu" or config.precision == "float32":
+        return str(plan)
+    return (
+        f"not foreseen for --precision {config.precision} on the CPU, whose plain formulas keep attention's weights "
+        f"and whole chunks of logits; in float32 about {plan.total / 1e6:,.0f} MB"
+    )
 
 
 def _plan(config: TrainConfig, more: float) -> MemoryPlan:

@@ -11,21 +11,17 @@ from nanograd import memory, terminal, train
 from nanograd.models import DecoderLMConfig
 
 SHAPES = {
-    "small": ["--preset", "tiny"],
-    "many tokens": ["--preset", "tiny", "--batch-size", "64"],
-    "large vocabulary": [
-        "--vocab-size",
-        "16384",
-        "--d-model",
-        "256",
-        "--n-heads",
-        "4",
-        "--batch-size",
-        "16",
-        "--tie-embeddings",
-    ],
+    "default": [],
+    "many tokens": ["--batch-size", "64"],
+    "large vocabulary": ["--vocab-size", "16384", "--d-model", "256", "--n-heads", "4", "--batch-size", "16"],
+    "tied": ["--tie-embeddings"],
+    "layer norm and GELU": ["--norm", "layer_norm", "--activation", "gelu"],
     "recomputed blocks": ["--context-length", "512", "--batch-size", "16", "--n-layers", "8", "--recompute-blocks"],
+    "muon": ["--optimizer", "muon"],
+    "mean of the weights": ["--ema-decay", "0.99"],
+    "preset small": ["--preset", "small"],
 }
+LIKE_A_LONG_RUN = ["--steps", "12", "--eval-every", "3", "--eval-tokens", "4096", "--sample-every", "3"]
 
 
 def megabytes(text, pattern):
@@ -39,6 +35,12 @@ def test_the_plan_is_printed_before_the_first_step(flags, tmp_path, capsys):
     assert "memory plan: about " in (tmp_path / "x" / "train.log").read_text()
 
 
+def test_sixteen_bits_on_the_cpu_get_an_honest_line_instead_of_a_plan(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # the table folds nothing
+    assert terminal.run(train.main, ["--device", "cpu", "--precision", "bf16", "--dry-run"]) == 0
+    assert "not foreseen for --precision bf16 on the CPU" in capsys.readouterr().err
+
+
 def test_the_parts_of_a_plan_add_up_and_grow_with_what_they_are_for():
     small = memory.plan_memory(DecoderLMConfig(), 8)
     assert small.total == sum(small) == memory.estimate_memory(DecoderLMConfig(), 8)
@@ -46,7 +48,7 @@ def test_the_parts_of_a_plan_add_up_and_grow_with_what_they_are_for():
     assert more.activations > 1.5 * small.activations
     assert (more.state, more.snapshot) == (small.state, small.snapshot)
     assert more.program == small.program + 1e6
-    assert str(small).startswith(f"about {small.total / 1e6:,.0f} MB: 210 program, ")
+    assert str(small).startswith(f"about {small.total / 1e6:,.0f} MB: 230 program, ")
 
 
 @pytest.mark.parametrize("norm", ["dyt", "derf"])
@@ -60,8 +62,11 @@ def test_what_replaces_a_norm_keeps_what_it_has_squashed_too(norm):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_plan_is_within_a_tenth_of_the_peak(tmp_path, name):
-    """In a process of its own, whose peak is the run's alone; the second run finds the text prepared."""
-    flags = ["--init", "random", "--steps", "3", "--eval-every", "2", "--sample-every", "0", "--sample-tokens", "5"]
+    """In a process of its own, whose peak is the run's alone; the second run finds the text prepared.
+
+    Four checkpoints: a step beside the first one may still find room for all it needs in what was freed.
+    """
+    flags = ["--init", "random", *LIKE_A_LONG_RUN, "--sample-tokens", "30"]
     argv = [sys.executable, "-m", "nanograd.train", *SHAPES[name], *flags, "--cache", str(tmp_path / "cache")]
     for run in ("preparing", "prepared"):
         command = [*argv, "--out", str(tmp_path / run)]
