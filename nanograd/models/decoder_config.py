@@ -43,7 +43,7 @@ class DecoderLMConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     norm: Norm = "layer_norm"  # layer norm centres and scales, RMS norm only scales, dyt and derf only squash
     norm_placement: Literal["pre", "post"] = "pre"  # pre: x + f(norm(x)), post: norm(x + f(x))
     norm_eps: Positive = 1e-5  # added to the variance in every norm that has one
-    norm_alpha: Positive = 0.5  # dyt and derf: what their inputs are multiplied by at first
+    norm_alpha: Positive = 0.5  # dyt and derf: first factor of their inputs, best near 1 / their size
     dropout: Share = 0.0  # share of each sub-layer's output zeroed in training
     attention_dropout: Share = 0.0  # share of attention weights zeroed in training
     embedding_dropout: Share = 0.0  # share of the first block's input zeroed in training

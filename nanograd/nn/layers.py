@@ -71,7 +71,7 @@ class RMSNorm(Module):
 class DyT(Module):
     """y = γ tanh(αx) + β, a norm's substitute without a mean: it squashes outliers only.   Zhu et al. 2025, 2503.10622
 
-    alpha  what α starts from: the paper's 0.5. Wide language models want less
+    alpha  what α starts from: the paper's 0.5. Larger for inputs that are small, or y begins small as well
     """
 
     def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
