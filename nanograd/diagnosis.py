@@ -10,12 +10,12 @@ from typing import Any
 from nanograd import backend, watch
 from nanograd.backend import Array, ArrayModule
 from nanograd.data import Batch
+from nanograd.host_step import shares_of_loss
 from nanograd.models import DecoderLM
 from nanograd.nn import Module, Parameter
 from nanograd.optim.clip import LONGEST, sum_of_squares
 from nanograd.settings import TrainConfig
 from nanograd.tensor import Tensor
-from nanograd.trainer import shares_of_loss
 
 HARDWARE = "taken again, the same step was finite: suspect the machine's memory or processor"
 

@@ -16,6 +16,10 @@ WINDOW, SIGMAS = 128, 6  # steps that say what is usual, and how far from it a s
 FEWEST = WINDOW // 2  # steps before the usual is known
 
 
+class DivergedError(ValueError):
+    """Loss or gradient are no numbers any more: one line that says at which step and what to do."""
+
+
 class GuardState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a checkpoint keeps.
 

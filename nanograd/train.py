@@ -21,6 +21,7 @@ from nanograd.config import ConfigError, from_command_line, peek, to_toml
 from nanograd.display import TrainingDisplay
 from nanograd.evaluation import mean_loss
 from nanograd.event_file import EventFile, check_installed
+from nanograd.guard import DivergedError
 from nanograd.io.checkpoint import publish_weights, save_tokenizer
 from nanograd.io.checkpoint_writer import CheckpointWriter
 from nanograd.io.metrics_file import MetricsFile
@@ -35,7 +36,7 @@ from nanograd.profile import FirstSteps, check_trace_path
 from nanograd.resume import Earlier, check_data, check_settings, earlier_run
 from nanograd.settings import PRESETS, TrainConfig, check_cuda_graph, check_frozen, check_precision
 from nanograd.train_report import announce_memory, describe, summarize
-from nanograd.trainer import BadStep, DivergedError, Trainer
+from nanograd.trainer import BadStep, Trainer
 from nanograd.warm_up import compiled_kernels
 from pre_process.files import write_atomic
 

@@ -6,7 +6,7 @@ Nothing here writes a file, except to the log: that is nanograd/train.py's part.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,25 +19,21 @@ from nanograd.data.opening import training_batches, validation_set
 from nanograd.device_step import Begun, DeviceStep, device_step
 from nanograd.generate import generate
 from nanograd.guard import Guard
+from nanograd.host_step import HostStep
 from nanograd.io.arrays import read_arrays
 from nanograd.io.checkpoint import WEIGHTS
 from nanograd.io.training_state import OPTIMIZER, RAW_WEIGHTS, Arrays, TrainingState
 from nanograd.loss_scale import LossScale
 from nanograd.memory import check_memory
 from nanograd.models import DecoderLM
-from nanograd.optim import FlatParameters, FusedIntoBackward, NonFiniteGradientError, clip_scale
+from nanograd.optim import FlatParameters
 from nanograd.optim.clip import scale_to
 from nanograd.optim_settings import learning_rate_of, make_optimizer
 from nanograd.prepare import Prepared
 from nanograd.settings import TrainConfig
-from nanograd.tensor import Tensor
 from nanograd.watch import part
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(ValueError):
-    """Loss or gradient are no numbers any more: one line that says at which step and what to do."""
 
 
 class BadStep(NamedTuple):
@@ -95,13 +91,13 @@ class Trainer:
             seed=config.seed,
         )
         self.optimizer = make_optimizer(config.optim, self.parameters, self.model.hidden_matrices())
-        self.fused = FusedIntoBackward(self.optimizer) if config.optim.fuse_optimizer else None
         targets = np.concatenate([batch.targets.ravel() for batch in self.validation])
         self.unigram_loss = prepared.unigram_loss(targets[targets != NO_TARGET])
         self.next_batch = self.tokens = 0
         self.guard = Guard(max_bad_steps=config.optim.max_bad_steps, skip_spikes=config.optim.skip_spikes)
         self.bad_step: BadStep | None = None
         self.loss_scale = LossScale(config.precision, first=config.loss_scale, growth_steps=config.loss_scale_steps)
+        self.host_step = HostStep(config, self.model, self.optimizer, self.guard, self.loss_scale)
         self.ahead: Begun | None = None
         self.device_step: DeviceStep | None = device_step(config, self.model, self.optimizer)
 
@@ -153,7 +149,9 @@ class Trainer:
         """
         started, scale = time.perf_counter(), self.loss_scale.scale
         batches, calls, lr, loss, grad_norm, why = (
-            self._update(step) if self.device_step is None else self._device_update(self.device_step, step, run_ahead)
+            self._host_update(step)
+            if self.device_step is None
+            else self._device_update(self.device_step, step, run_ahead)
         )
         tokens = sum(batch.n_targets for batch in batches)
         self.bad_step = BadStep(step, why, batches, calls) if why and not self.loss_scale.overflowed else None
@@ -170,12 +168,10 @@ class Trainer:
         }
         return {**record, "skipped": why, "skipped_steps": self.guard.state.skipped} if why else record
 
-    def _update(self, step: int) -> Update:
+    def _host_update(self, step: int) -> Update:
         """One step that is waited for."""
         calls, batches, lr = self.model.dropout_keys.calls, self._batches(), self._rate(step)
-        if self.fused is not None:
-            return Update(batches, calls, lr, *self._fused_update(self.fused, step, batches, lr))
-        return Update(batches, calls, lr, *self._plain_update(batches, lr))
+        return Update(batches, calls, lr, *self.host_step.take(step, batches, lr))
 
     def _rate(self, step: int) -> float:
         return learning_rate_of(self.config.optim, step - 1, self.config.steps)
@@ -202,46 +198,6 @@ class Trainer:
         calls, first, taken = self.model.dropout_keys.calls, self.next_batch, self.optimizer.steps
         batches, lr = self._batches(), self._rate(step)
         return Begun(batches, calls, first, taken, lr, device_step.enqueue(batches, lr))
-
-    def _plain_update(self, batches: Sequence[Batch], lr: float) -> tuple[float, float, str]:
-        """Backward over all micro-batches, and the optimizer. Returns loss, length of the gradient, why it was skipped.
-
-        Of a step that is skipped nothing stays but the zeros that gradients begin with.
-        """
-        loss, S = 0.0, self.loss_scale.scale
-        for share in shares_of_loss(self.model, batches, self.config):
-            share.backward(self.loss_scale.first_gradient(share))
-            loss += float(share.item())
-        with part("gradient norm"):
-            try:
-                grad_norm, scale = clip_scale(self.parameters, S * (self.config.optim.clip_norm or math.inf))
-            except NonFiniteGradientError as error:
-                grad_norm, scale = error.norm, 1.0
-        grad_norm /= S
-        if why := self.loss_scale.check(loss, grad_norm) or self.guard.check(loss, grad_norm, scale=scale):
-            self.parameters.zero_grad()
-            return loss, grad_norm, why
-        with part("optimizer"):
-            self.optimizer.step(lr, scale=scale / S, zero_grad=True)
-        return loss, grad_norm, ""
-
-    def _fused_update(
-        self, fused: FusedIntoBackward, step: int, batches: Sequence[Batch], lr: float
-    ) -> tuple[float, float, str]:
-        """The loss is looked at before backward; a gradient comes when others have been used, and can't be skipped."""
-        (share,) = shares_of_loss(self.model, batches, self.config)
-        loss = float(share.item())
-        if why := self.guard.check(loss, 0.0):
-            return loss, math.nan, why
-        try:
-            with fused.step(lr):
-                share.backward()
-        except NonFiniteGradientError as error:
-            raise DivergedError(
-                f"training diverged at step {step}, {error}: inside --fuse-optimizer a step can't be skipped once it "
-                "has begun; --resume --resume-changed --no-fuse-optimizer can, or give a lower --lr"
-            ) from None
-        return loss, fused.norm, ""
 
     def _batches(self) -> list[Batch]:
         """The micro-batches of a step."""
@@ -275,17 +231,6 @@ class Trainer:
         text = tokenizer.decode(np.array([*prompt[1:], *ids]))
         log.info("step %d, sample: %s", step, text)
         return text
-
-
-def shares_of_loss(model: DecoderLM, batches: Sequence[Batch], config: TrainConfig) -> Iterator[Tensor]:
-    """Of each micro-batch of a step, its share of the step's loss: one by one, as backward frees what each holds."""
-    tokens, optim = sum(batch.n_targets for batch in batches), config.optim
-    for batch in batches:
-        with part("forward"):
-            inputs = batch.on(config.device)
-            loss = model.loss(**inputs, label_smoothing=optim.label_smoothing, z_loss=optim.z_loss)
-            share = loss * (batch.n_targets / tokens)
-        yield share
 
 
 def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -47,6 +47,7 @@ FLOORS = [
         "decoding",
         "device_step",
         "graph",
+        "host_step",
         "trainer",
         "train_report",
     },

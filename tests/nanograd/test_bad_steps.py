@@ -10,13 +10,14 @@ import pytest
 from nanograd import bad_step, diagnosis, nn, ops
 from nanograd.config import from_command_line, to_toml
 from nanograd.diagnosis import HARDWARE
+from nanograd.guard import DivergedError
 from nanograd.mixing import prepare_all
 from nanograd.models import DecoderLM
 from nanograd.optim import clip, fused
 from nanograd.primitive import primitive
 from nanograd.settings import PRESETS
 from nanograd.terminal import progress_bar
-from nanograd.trainer import DivergedError, Trainer
+from nanograd.trainer import Trainer
 
 OPTIMIZERS = ["adamw", "adam", "sgd", "lion", "adafactor", "muon"]
 VALUES = [math.nan, math.inf, -math.inf, 1e30]
