@@ -145,7 +145,7 @@ def test_the_twin_agrees_with_the_formula(n, out, width, terms, seed):
     y = ops.quantized_linear(x, codes, scale, *given_terms).data
     with backend.formulas_only():
         expected = ops.quantized_linear(x, codes, scale, *given_terms).data
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-3)  # of sums as large as 3,000
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-2)  # of sums as large as 3,000
 
 
 # Layers and models
