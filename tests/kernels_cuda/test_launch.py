@@ -18,6 +18,7 @@ class Function:
     """CuPy's RawKernel, as far as a launch uses it."""
 
     max_dynamic_shared_size_bytes = STATIC_LIMIT
+    shared_size_bytes = 0  # static
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -115,3 +116,9 @@ def test_the_bounds_of_all_kernels_are_known():
     assert limits.bounds()["norm_sums"] == 1024
     assert limits.bounds()["layer_norm_bf16"] == 512
     assert "attention_forward_64_f32" not in limits.bounds()
+
+
+def test_static_and_dynamic_shared_memory_count_together(function):
+    function.shared_size_bytes, function.max_dynamic_shared_size_bytes = 4096, STATIC_LIMIT - 4096
+    launch(CuPy, "softmax_forward_f32", 1, 32, shared=STATIC_LIMIT - 1000)
+    assert function.max_dynamic_shared_size_bytes == STATIC_LIMIT - 1000

@@ -101,3 +101,16 @@ def test_a_gpu_that_is_too_old_or_too_new_is_refused(monkeypatch):
         architecture(75)
     with pytest.raises(nvrtc.CompileError, match=r"NVRTC 13\.0 does not know this GPU \(sm_120\): pip install"):
         architecture(120)
+
+
+@pytest.mark.parametrize(
+    ("driver", "first"), [((12, 9), "libnvrtc.so.12"), ((13, 0), "libnvrtc.so.13"), (None, "libnvrtc.so.13")]
+)
+def test_the_newest_compiler_that_the_driver_takes_is_tried_first(driver, first, tmp_path, monkeypatch):
+    (tmp_path / "lib64").mkdir()
+    for major in (12, 13):
+        (tmp_path / "lib64" / f"libnvrtc.so.{major}").touch()
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path))
+    monkeypatch.setattr(nvrtc.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(nvrtc, "driver_version", lambda: driver)
+    assert next(nvrtc._candidates()).endswith(first)

@@ -81,7 +81,7 @@ NK_DEV void backward_queries(T* dq, float* kept_delta, const T* dy, const T* q, 
           [&](int m, int n, int e, int t, int s) { p[m][n][e] -= rules.distance_cost(t0 + t, s0 + s); });
     if (!own.covers(s0, N))
       hide(p, Bits<M, N>([&](int t, int s) { return rules.sees(t0 + t, s0 + s); }));
-    Bits<M, N> kept([&](int t, int s) { return !a.threshold || rules.keeps(t0 + t, s0 + s); });
+    Bits<M, N> kept([&](int t, int s) { return rules.keeps(t0 + t, s0 + s); }, a.threshold);
     for_each_element<M, N>([&](int m, int n, int e, int, int) {
       float weight = fast_exp2(p[m][n][e] * (a.scale * LOG2_E) - logs[m][e / 2]);
       p[m][n][e] = weight * ((kept.at(m, n, e) ? dp[m][n][e] * a.keep_scale : 0.f) - delta[m][e / 2]);  // dx
@@ -153,7 +153,7 @@ NK_DEV void backward_keys(T* dk, T* dv, const T* dy, const T* q, const T* k, con
           [&](int m, int n, int e, int s, int t) { p[m][n][e] -= rules.distance_cost(t0 + t, s0 + s); });
     if (!reach.covers(own, 16 * M))
       hide(p, Bits<M, N>([&](int s, int t) { return rules.sees(t0 + t, s0 + s); }));
-    Bits<M, N> kept([&](int s, int t) { return !a.threshold || rules.keeps(t0 + t, s0 + s); });
+    Bits<M, N> kept([&](int s, int t) { return rules.keeps(t0 + t, s0 + s); }, a.threshold);
     for_each_element<M, N>([&](int m, int n, int e, int, int t) {
       float weight = fast_exp2(p[m][n][e] * (a.scale * LOG2_E) - logs[buffer * N + t] * LOG2_E);
       bool keep = kept.at(m, n, e);

@@ -96,20 +96,20 @@ NK_DEV void for_each_element(Action action) {
         action(m, n, e, (warp_id() * M + m) * 16 + e / 2 * 8 + lane / 4, n * 8 + lane % 4 * 2 + e % 2);
 }
 
-// One bit for each element that the lane holds, bit 4 n + e of word m: what `test(row, column)` says. The loop stays a
-// loop: unrolled, a test of some length would fill the registers of kernels that seldom ask.
+// One bit for each element that the lane holds, bit 4 n + e of word m: what `test(row, column)` says, or 1 if nobody
+// asked. The loop stays a loop: unrolled, a test of some length would fill the registers of kernels that seldom ask.
 template <int M, int N>
 struct Bits {
   u32 word[M];
 
   template <class Test>
-  NK_DEV_SPECIAL explicit Bits(Test test) {
+  NK_DEV_SPECIAL explicit Bits(Test test, bool asked = true) {
     int lane = lane_id();
 #pragma unroll
     for (int m = 0; m < M; m++) {
-      word[m] = 0;
+      word[m] = asked ? 0 : ~0u;
 #pragma unroll 1
-      for (int i = 0; i < N / 2; i++) {
+      for (int i = asked ? 0 : N / 2; i < N / 2; i++) {
         int row = (warp_id() * M + m) * 16 + i / 2 % 2 * 8 + lane / 4, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
         word[m] |= u32(test(row, column)) << i;
       }

@@ -101,7 +101,7 @@ def _launch_cupy(
     xp: ArrayModule, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: Any, shared: int
 ) -> None:
     function = _function(xp, kernel, xp.cuda.runtime.getDevice())
-    if shared > STATIC_LIMIT and function.max_dynamic_shared_size_bytes < shared:
+    if shared + function.shared_size_bytes > STATIC_LIMIT and function.max_dynamic_shared_size_bytes < shared:
         function.max_dynamic_shared_size_bytes = shared
     function(grid, block, tuple([_cupy_argument(x) for x in arguments]), shared_mem=shared)
 

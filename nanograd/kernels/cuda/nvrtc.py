@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nanograd.gpus import driver_version
 from nanograd.kernels.cuda.sources import FOLDER
 
 # Standard arithmetic (denormals kept, correctly rounded divisions and roots); where a kernel wants the fast form, it
@@ -81,14 +82,25 @@ def load() -> Any:
 
 
 def _candidates() -> Iterator[str]:
-    """NVIDIA's wheels, then a CUDA toolkit, then whatever the system's loader finds; newer versions first."""
+    """NVIDIA's wheels, then a CUDA toolkit, then whatever the system's loader finds.
+
+    Newer versions first, but those last that are newer than the driver: it would refuse what they make.
+    """
+    driver = (driver_version() or (999, 0))[0]
     found = importlib.util.find_spec("nvidia")
     folders = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
     toolkit = Path(os.environ.get("CUDA_PATH") or "/usr/local/cuda")
     for folder in [*folders, toolkit / "lib64", toolkit / "lib", toolkit / "bin"]:
         names = [p for p in folder.rglob("*nvrtc*") if re.fullmatch(r"(lib)?nvrtc(64)?[._]?.*\.(so\.\d+|dll)", p.name)]
-        yield from (str(path) for path in sorted(names, reverse=True) if "builtins" not in path.name)
+        suits = {path: (_major(path) <= driver, _major(path)) for path in names if "builtins" not in path.name}
+        yield from map(str, sorted(suits, key=lambda path: (suits[path], path), reverse=True))
     yield from ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
+
+
+def _major(path: Path) -> int:
+    """libnvrtc.so.13 → 13; 0 where the name says nothing, as nvrtc64_120_0.dll"""
+    found = re.search(r"\.so\.(\d+)", path.name)
+    return int(found[1]) if found else 0
 
 
 def _read(program: ctypes.c_void_p, what: str) -> bytes:
