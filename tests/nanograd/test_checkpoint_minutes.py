@@ -17,6 +17,12 @@ def a_minute_a_step(monkeypatch):
     monkeypatch.setattr(train.Run, "_seconds", lambda run: 60.0 * run.record["step"])
 
 
+@pytest.fixture(autouse=True)
+def no_alerts(monkeypatch):
+    """A step that a busy machine makes slow would be saved besides."""
+    monkeypatch.setattr(train.Alerts, "check", lambda self, record: {})
+
+
 def trained(*argv):
     assert terminal.run(train.main, list(map(str, argv))) == 0
 
