@@ -27,7 +27,7 @@ from nanograd.io.checkpoint_writer import CheckpointWriter
 from nanograd.io.metrics_file import MetricsFile
 from nanograd.io.run_checkpoints import best_checkpoint
 from nanograd.io.run_folder import run_folder
-from nanograd.io.training_state import Snapshot, TrainingState, environment
+from nanograd.io.training_state import Arrays, Snapshot, TrainingState, environment
 from nanograd.memory import check_disk
 from nanograd.mixing import prepare_all
 from nanograd.plot import draw_loss, read_metrics
@@ -102,6 +102,7 @@ class Run:
         self.record: dict[str, Any] = {"step": 0, "seconds": 0.0}  # of the last step
         self.is_recorded = True  # False: a signal came before its validation loss was known
         self.metrics_bytes = self.snapshot_step = 0
+        self.snapshot: Arrays | None = None  # of the last checkpoint: what the next one is copied into
         self.snapshot_seconds = 0.0  # when it was taken
 
     def restore(self, earlier: Earlier) -> None:
@@ -341,7 +342,8 @@ class Run:
             loss_scale=self.trainer.loss_scale.state,
             made_with=environment(),
         )
-        self.writer.save(Snapshot(self.trainer.snapshot(), state, self._write_extras))
+        self.snapshot = self.trainer.snapshot(self.snapshot)  # in the same memory: a new copy would lie beside a step
+        self.writer.save(Snapshot(self.snapshot, state, self._write_extras))
         self.snapshot_step, self.snapshot_seconds = state.step, self._seconds()
 
     def _write_extras(self, folder: Path) -> None:

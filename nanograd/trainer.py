@@ -101,17 +101,19 @@ class Trainer:
         self.ahead: Begun | None = None
         self.device_step: DeviceStep | None = device_step(config, self.model, self.optimizer)
 
-    def snapshot(self) -> Arrays:
+    def snapshot(self, earlier: Arrays | None = None) -> Arrays:
         """File name → the arrays it will hold, each copied: what a step waits for when a run is saved.
 
         With a mean of the weights, that is the model; the weights themselves, which training goes on from, lie beside.
+        earlier  a snapshot that nobody needs any more: the new one takes its arrays
         """
+        old = earlier or {}
         with self.optimizer.averaged(), self.parameters.in_float32():
-            files = {WEIGHTS: _copied(self.model.state_dict())}
+            files = {WEIGHTS: _copied(self.model.state_dict(), old.get(WEIGHTS))}
         if self.config.optim.ema_decay:
             with self.parameters.in_float32():
-                files[RAW_WEIGHTS] = _copied(self.model.state_dict())
-        return {**files, OPTIMIZER: _copied(self.optimizer.state_dict())}
+                files[RAW_WEIGHTS] = _copied(self.model.state_dict(), old.get(RAW_WEIGHTS))
+        return {**files, OPTIMIZER: _copied(self.optimizer.state_dict(), old.get(OPTIMIZER))}
 
     def nbytes(self) -> int:
         """Of such a snapshot."""
@@ -233,5 +235,8 @@ class Trainer:
         return text
 
 
-def _copied(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.array(array) for name, array in arrays.items()}
+def _copied(arrays: Mapping[str, np.ndarray], earlier: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    copies = {name: np.empty_like(array) for name, array in arrays.items()} if earlier is None else dict(earlier)
+    for name, array in arrays.items():
+        np.copyto(copies[name], array)
+    return copies

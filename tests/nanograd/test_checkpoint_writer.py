@@ -53,11 +53,15 @@ def test_a_second_ctrl_c_does_not_wait_for_the_writer():
 
 
 def test_a_snapshot_is_a_copy(flags, tmp_path, monkeypatch):
-    """Were it the live arrays, the checkpoint would hold what training made of them while it was written."""
-    compared, take = [], Trainer.snapshot
+    """Were it the live arrays, the checkpoint would hold what training made of them while it was written.
 
-    def snapshot(self):
-        arrays = take(self)
+    The second one lies where the first did: in new memory it would come on top of what a step needs.
+    """
+    compared, places, take = [], set(), Trainer.snapshot
+
+    def snapshot(self, earlier=None):
+        arrays = take(self, earlier)
+        places.add(arrays["model.safetensors"]["tokens.weight"].ctypes.data)
         live = {"model.safetensors": self.model.state_dict(), "optimizer.safetensors": self.optimizer.state_dict()}
         for file, named in arrays.items():
             for name, copy in named.items():
@@ -67,8 +71,10 @@ def test_a_snapshot_is_a_copy(flags, tmp_path, monkeypatch):
         return arrays
 
     monkeypatch.setattr(Trainer, "snapshot", snapshot)
-    assert terminal.run(train.main, [*flags, "--steps", "5", "--out", str(tmp_path / "run")]) == 0
-    assert len(compared) > 30
+    argv = [*flags, "--steps", "6", "--checkpoint-every", "2", "--out", str(tmp_path / "run")]
+    assert terminal.run(train.main, argv) == 0
+    assert len(compared) > 90
+    assert len(places) == 1
 
 
 def refuse_writes(monkeypatch, steps, error):
