@@ -300,7 +300,8 @@ def test_losses_that_are_too_far_apart_make_the_command_fail(monkeypatch, tmp_pa
 def test_every_operation_with_a_twin_is_measured():
     kernels.load()
     twinned = {op.name for op in vars(ops).values() if isinstance(op, Primitive) and op.twins}
-    assert twinned | {"adamw"} == {subject.op for subject in op_subjects.SUBJECTS}
+    elsewhere = {"quantized_linear"}  # benchmarks.quantized: beside float32's products, one row at a time
+    assert twinned - elsewhere | {"adamw"} == {subject.op for subject in op_subjects.SUBJECTS}
 
 
 @pytest.mark.parametrize("subject", [s for s in op_subjects.SUBJECTS if s.op != "adamw"], ids=lambda s: s.name)

@@ -97,7 +97,7 @@ def test_a_full_disk_is_told_and_training_goes_on(flags, tmp_path, monkeypatch, 
     refuse_writes(monkeypatch, {10}, FULL)
     assert terminal.run(train.main, [*flags, "--steps", "15", "--out", str(out)]) == 0
     err = capsys.readouterr().err
-    assert "WARNING: no checkpoint: step-00000010: No space left on device: a checkpoint needs 0.1 MB, " in err
+    assert "WARNING: no checkpoint: step-00000010: No space left on device: a checkpoint needs 0.2 MB, " in err
     assert "MB are free; training goes on, the checkpoint of step 5 stays" in err
     assert [check_checkpoint(folder).step for folder in all_checkpoints(out)] == [5, 15]
     assert len(records(out)) == 15

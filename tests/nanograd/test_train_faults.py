@@ -62,6 +62,7 @@ def test_bf16_is_refused_where_it_cannot_run(flags, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(gemm, "has_bf16", lambda: True)
     fails(train.main, [*argv[:-1], "tf32"], "tf32 is for CUDA devices: on the CPU use float32, or bf16", capsys)
     monkeypatch.setattr(backend, "check_device", lambda device: None)
+    monkeypatch.setattr(backend, "work_on", lambda device: None)
     monkeypatch.setattr(backend, "compute_capability", lambda device: 75)
     message = "bf16 needs a GPU of compute capability 8.0 (A100) or later, and this one has 7.5: use float32"
     fails(train.main, [*argv, "--device", "cuda"], message, capsys)
