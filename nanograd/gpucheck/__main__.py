@@ -42,7 +42,7 @@ class CheckConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """How large everything is: as in the issue of the GPU path, or a miniature of it in tests."""
+    """How large everything is; tests take miniatures."""
 
     gpt2: DecoderLMConfig = training.GPT2
     gpt2_batch: int = 64
