@@ -38,6 +38,7 @@ def test_any_length(device, op, options, dtype, shape):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @bends
 @every_float
 @given(shape=st.tuples(st.integers(1, 5), st.integers(1, 1200)))

@@ -164,6 +164,7 @@ def test_what_the_twin_leaves_to_the_formula(device):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @given(st.data())
 @few(40)
 def test_everything_at_once(device, data):

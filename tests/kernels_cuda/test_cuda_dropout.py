@@ -26,6 +26,7 @@ def test_the_same_bits_as_the_formula(device, dtype, n, p, call):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @every_float
 @given(n=st.integers(1, 5000), p=st.floats(0.01, 0.99), call=st.integers(0, 2**64))
 @few(40)

@@ -41,6 +41,7 @@ def test_heads_of_any_width(device, dtype, heads, D):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @every_float
 @given(T=st.integers(1, 20), H=st.integers(1, 6), D=st.integers(1, 256))
 @few(30)

@@ -45,6 +45,7 @@ def test_any_shape(device, dtype, C, N, id_type):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @every_float
 @given(C=st.integers(1, 300), N=st.integers(1, 400), id_type=id_types)
 @few(40)

@@ -59,6 +59,7 @@ def test_cross_entropy(device, dtype, shape, options, ignored):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @every_float
 @given(N=st.integers(1, 12), V=st.integers(1, 9000), options=settings, ignored=st.sampled_from([None, -100]))
 @few(30)

@@ -49,6 +49,7 @@ def test_rows_of_any_width(device, op, dtype, shape):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @operations
 @every_float
 @given(N=st.integers(1, 40), C=st.integers(1, 2000))

@@ -87,6 +87,7 @@ def test_a_step(device, name, narrow, n, first, zero_grad):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @kernels
 @narrow_types
 @given(n=st.integers(1, 3000), first=st.integers(0, 9), zero_grad=st.booleans())

@@ -34,6 +34,7 @@ def test_packed(device, layout, dtype, D, n_heads, T):
 
 
 @pytest.mark.slow
+@pytest.mark.examples
 @layouts
 @every_float
 @given(D=st.integers(1, 70).map(lambda i: 2 * i), n_heads=st.integers(1, 7), T=st.integers(1, 50))
