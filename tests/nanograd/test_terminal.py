@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from nanograd import terminal
@@ -107,3 +108,12 @@ def test_progress_without_a_terminal_is_one_line(capsys):
     with terminal.progress_bar("reading") as update:
         update(1, 2)
     assert capsys.readouterr().err.startswith("reading: ")
+
+
+def test_a_program_s_peak_memory_is_not_that_of_whoever_started_it():
+    """As getrusage says on Linux."""
+    memory = np.ones(400_000_000, np.uint8)
+    script = "from nanograd import terminal; print(terminal.peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert terminal.peak_memory_mb() > memory.nbytes / 1e6
+    assert 5 < float(done.stdout) < 300
