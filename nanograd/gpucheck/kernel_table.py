@@ -1,6 +1,6 @@
 """Floor 6. Each hot operation at the shapes of a model: time, the least time it could take, and their ratio."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +96,10 @@ def _times(xp: ArrayModule, subject: Subject) -> tuple[float, float]:
         y: Tensor = subject.op(*subject.inputs, **subject.settings)
         return y
 
+    def both() -> None:
+        forward().backward(dy)
+
     with no_grad():
         alone = seconds_of(xp, forward)
     dy: Array = xp.ones_like(forward().data)
-    both: Callable[[], None] = lambda: forward().backward(dy)  # noqa: E731
     return alone, seconds_of(xp, both)
