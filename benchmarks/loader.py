@@ -1,15 +1,17 @@
-"""What the loader costs: training steps on batches from disk beside steps on one batch that is already there.
+"""What surrounds a training step costs: loader, metrics, live table, alerts; beside steps on a batch that is there.
 
     python -m benchmarks.loader [--data PATH] [--rounds 60] [--json FILE]
 
 The preset `tiny`, all contestants in turns, step by step; medians. About a minute. A step takes its batch from the
-loader, goes forward and backward, clips and updates; `alone` is the making of a batch without the step.
+loader, goes forward and backward, clips and updates; `alone` is the making of a batch without the step. The whole loop
+is that of `python -m nanograd.train` between two checkpoints; on a terminal the live table is drawn, and its price too.
 """
 
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from nanograd.data import Batch, Prefetch
 from nanograd.data.opening import training_batches
 from nanograd.models import DecoderLM
 from nanograd.optim import AdamW, FlatParameters, clip_scale
-from nanograd.prepare import prepare
+from nanograd.prepare import Prepared, prepare
 from nanograd.settings import PRESETS, LoaderConfig, TrainConfig
+from nanograd.training_run import TrainingRun
 
 LAYOUTS = "windows", "packed"
 Record = dict[str, Any]
@@ -49,6 +52,18 @@ class Contestant:
         self.steps += 1
 
 
+@contextlib.contextmanager
+def whole_loop(config: TrainConfig, prepared: Prepared) -> Iterator[Callable[[], None]]:
+    """Steps as nanograd.train takes them, with all that follows each, in a run folder that vanishes."""
+    never = 10**9
+    optim = config.optim.resolved(accumulate=config.accumulate)
+    endless = msgspec.structs.replace(config, steps=never, eval_every=never, sample_every=0, optim=optim)
+    with tempfile.TemporaryDirectory(prefix="loop") as folder:
+        run = TrainingRun(endless, prepared, Path(folder))
+        with run.opened():
+            yield run.take_step
+
+
 def measure(config: TrainConfig, rounds: int) -> list[Record]:
     """One record for each layout."""
     kernels.load("float32")
@@ -60,9 +75,10 @@ def measure(config: TrainConfig, rounds: int) -> list[Record]:
             loaders = [
                 stack.enter_context(Prefetch(training_batches(chosen, prepared), ahead=ahead)) for ahead in (0, 0, 2)
             ]
-            names = "one batch again", "from the loader", "from the loader, 2 ahead"
+            names = "one batch again", "from the loader", "from the loader, 2 ahead", "the whole loop"
             contestants = [Contestant(config, loader, again=not i) for i, loader in enumerate(loaders)]
-            runs = dict(zip(names, (c.step for c in contestants), strict=True))
+            steps = [*(c.step for c in contestants), stack.enter_context(whole_loop(chosen, prepared))]
+            runs = dict(zip(names, steps, strict=True))
             step = in_turns(runs, rounds)
             alone = np.median([turns.milliseconds(partial(loaders[0].batch, 1000 + i)) for i in range(500)])
         records.append({"layout": layout, "step_ms": step, "alone_ms": float(alone)})

@@ -4,7 +4,7 @@
     T  positions in a sequence    D  width of a head, C / H     L  n_layers
     C  d_model, channels          F  d_hidden, width of the MLP
 
-Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py` and `train.py`.
+Read `tensor.py` and `primitive.py` (the engine), then `ops/` (the formulas), `nn/`, `models/gpt.py`, `training_run.py`.
 """
 
 import pre_process  # first: it lets Ctrl-C end a command that is still being imported

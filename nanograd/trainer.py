@@ -1,6 +1,6 @@
 """Floor 5. What a training run changes: model, optimizer and place in the data, and a step that moves all three.
 
-Nothing here writes a file, except to the log: that is nanograd/train.py's part.
+Nothing here writes a file, except to the log: that is nanograd/training_run.py's part.
 """
 
 import logging

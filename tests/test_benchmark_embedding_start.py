@@ -28,6 +28,7 @@ def test_only_what_is_missing_runs(monkeypatch, tmp_path, capsys):
         return {name: record()[name] for name in ("curve", "unigram_loss", "word2vec_seconds", "training_seconds")}
 
     monkeypatch.setattr(embedding_start, "measure", measure)
+    monkeypatch.setattr(embedding_start.turns, "set_threads", lambda threads: None)  # of the tests that follow too
     argv = ["--data", "a.txt", "--steps", "3", "--seeds", "0,1", "--only", "random", "word2vec", "--json"]
     argv += [str(tmp_path / "runs.jsonl"), "--picture", str(tmp_path / "curves.png")]
     assert terminal.run(embedding_start.main, argv) == 130

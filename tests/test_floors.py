@@ -48,10 +48,11 @@ FLOORS = [
         "device_step",
         "graph",
         "host_step",
+        "saving",
         "trainer",
         "train_report",
     },
-    {"train", "evaluate", "sample", "plot", "doctor", "gpucheck", "warm_up"},
+    {"train", "training_run", "evaluate", "sample", "plot", "doctor", "gpucheck", "warm_up"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

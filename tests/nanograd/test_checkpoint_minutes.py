@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from nanograd import terminal, train
+from nanograd import terminal, train, training_run
 from nanograd.io.run_checkpoints import all_checkpoints
 from tests.nanograd.same_runs import CHANCE, same_end
 
@@ -14,13 +14,13 @@ RARE = [*CHANCE, "--steps", "12", "--eval-every", "12", "--checkpoint-every", "5
 @pytest.fixture
 def a_minute_a_step(monkeypatch):
     """The run's clock shows as many minutes as steps were taken."""
-    monkeypatch.setattr(train.Run, "_seconds", lambda run: 60.0 * run.record["step"])
+    monkeypatch.setattr(training_run.TrainingRun, "_seconds", lambda run: 60.0 * run.progress.step)
 
 
 @pytest.fixture(autouse=True)
 def no_alerts(monkeypatch):
     """A step that a busy machine makes slow would be saved besides."""
-    monkeypatch.setattr(train.Alerts, "check", lambda self, record: {})
+    monkeypatch.setattr(training_run.Alerts, "check", lambda self, record: {})
 
 
 def trained(*argv):
@@ -48,7 +48,7 @@ def test_a_run_goes_on_from_it_as_if_it_had_never_stopped(flags, tmp_path, monke
     trained(*argv, "--out", whole)
     assert saved_steps(whole) == [5, 10, 12]
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "_seconds", lambda run: 200 * 60.0 * run.record["step"])
+        patch.setattr(training_run.TrainingRun, "_seconds", lambda run: 200 * 60.0 * run.progress.step)
         trained(*argv, "--out", out)
     assert saved_steps(out) == [3, 5, 8, 10, 12]
     for folder in all_checkpoints(out)[1:]:  # as if killed in step 4

@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 
-from nanograd import terminal, train
+from nanograd import terminal, train, training_run
 from nanograd.backend import own_stream
 from nanograd.data import Batch
 from nanograd.data.upload import RING, Told, Upload
@@ -287,7 +287,7 @@ def test_a_run_that_is_one_step_ahead_is_the_run_that_waits(flags, tmp_path, mon
         assert ahead == [3, 11], "not where the weights are looked at, nor after a bad step"
         ahead.clear()
     same_but_for_settings(tmp_path / "on", tmp_path / "off")
-    monkeypatch.setattr(train.Run, "_is_plain", lambda self, step: False)
+    monkeypatch.setattr(training_run.TrainingRun, "_is_plain", lambda self, step: False)
     waits = begin([*flags, *CHANCE, "--cuda-graph", "off"], tmp_path / "waits")
     assert not ahead
     same_end(tmp_path / "off", waits)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanograd import terminal, train
+from nanograd import terminal, train, training_run
 from nanograd.io.run_checkpoints import best_checkpoint
 from tests.nanograd.same_runs import CHANCE, same_end
 from tests.nanograd.small_runs import records
@@ -23,12 +23,12 @@ def losses(monkeypatch):
     """What validation finds, so that it is known when it gets no better."""
     step = {}
 
-    def remember(run, record_of=train.Run._validate):
-        step["now"] = run.record["step"]
+    def remember(run, record_of=training_run.TrainingRun._validate):
+        step["now"] = run.progress.step
         return record_of(run)
 
-    monkeypatch.setattr(train.Run, "_validate", remember)
-    monkeypatch.setattr(train, "mean_loss", lambda *_: LOSSES[step["now"]])
+    monkeypatch.setattr(training_run.TrainingRun, "_validate", remember)
+    monkeypatch.setattr(training_run, "mean_loss", lambda *_: LOSSES[step["now"]])
 
 
 def trained(*argv):
@@ -84,8 +84,8 @@ def test_a_run_that_stopped_early_is_finished_until_it_is_given_more_patience(fl
 
 
 def test_evaluations_that_an_alert_calls_for_do_not_count(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Alerts, "check", lambda self, record: {"loss_alert": "a jump"})
-    monkeypatch.setattr(train, "mean_loss", lambda *_: 4.0)
+    monkeypatch.setattr(training_run.Alerts, "check", lambda self, record: {"loss_alert": "a jump"})
+    monkeypatch.setattr(training_run, "mean_loss", lambda *_: 4.0)
     out = tmp_path / "run"
     trained(*flags, *EARLY, "--eval-every", "3", "--out", out)
     assert last_step(out) == 6

@@ -11,7 +11,7 @@ import time
 import pytest
 import safetensors.numpy
 
-from nanograd import backend, sample, terminal, train
+from nanograd import backend, sample, terminal, train, training_run
 from nanograd.config import from_command_line
 from nanograd.io.run_checkpoints import all_checkpoints, check_checkpoint
 from nanograd.io.run_folder import run_folder
@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_is_named_and_the_last_model_stays(flags, tmp_path,
     """RLIMIT_FSIZE: no file may grow beyond it; weights need more than 20,000 bytes, config.toml more than 400."""
     out = tmp_path / "run"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(train, "check_disk", lambda *_, **__: None)
+    monkeypatch.setattr(training_run, "check_disk", lambda *_, **__: None)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:

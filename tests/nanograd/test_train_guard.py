@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from nanograd import bad_step, terminal, train
+from nanograd import bad_step, terminal, train, training_run
 from nanograd.diagnosis import HARDWARE
 from nanograd.io.run_checkpoints import all_checkpoints
 from nanograd.models import DecoderLM
@@ -101,7 +101,7 @@ def test_weights_stay_as_they_were_while_steps_are_bad(flags, tmp_path, monkeypa
 
 def test_a_validation_that_is_no_number_is_not_the_best(flags, tmp_path, monkeypatch):
     losses = iter([math.nan, 4.0, 5.0])
-    monkeypatch.setattr(train, "mean_loss", lambda *_: next(losses))
+    monkeypatch.setattr(training_run, "mean_loss", lambda *_: next(losses))
     out = begin([*flags, "--steps", "15"], tmp_path / "x")
     state = json.loads((all_checkpoints(out)[-1] / "state.json").read_text())
     assert state["best_val_loss"] == 4.0

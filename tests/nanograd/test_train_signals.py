@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from nanograd import terminal, train, trainer
+from nanograd import terminal, train, trainer, training_run
 from nanograd.display import TrainingDisplay
 from nanograd.io.run_checkpoints import all_checkpoints, check_checkpoint
 from tests.nanograd.forked_runs import RunServer
@@ -41,8 +41,8 @@ def test_a_signal_during_evaluation_cuts_it_short_and_it_is_made_again(
             os.kill(os.getpid(), number)
         return measure(model, batches, device)
 
-    measure = train.mean_loss
-    monkeypatch.setattr(train, "mean_loss", measure_and_signal)
+    measure = training_run.mean_loss
+    monkeypatch.setattr(training_run, "mean_loss", measure_and_signal)
     begin(flags, out, code)
     assert records(out)[-1]["step"] == step - 1
     assert check_checkpoint(all_checkpoints(out)[-1]).step == step
@@ -97,7 +97,9 @@ def test_a_signal_after_a_step_saves_that_step(flags, whole, tmp_path, monkeypat
 def test_sigusr1_saves_and_goes_on(flags, whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     signal_at(monkeypatch, 8, signal.SIGUSR1)
-    monkeypatch.setattr(train, "draw_loss", lambda run: shutil.copytree(run, tmp_path / f"at-{len(records(run))}"))
+    monkeypatch.setattr(
+        training_run, "draw_loss", lambda run: shutil.copytree(run, tmp_path / f"at-{len(records(run))}")
+    )
     begin(flags, out, 0)
     assert [check_checkpoint(folder).step for folder in all_checkpoints(tmp_path / "at-10")][-1] in (8, 10)
     assert 8 in [int(folder.name[5:]) for folder in all_checkpoints(tmp_path / "at-10")]
