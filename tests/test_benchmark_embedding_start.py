@@ -18,6 +18,12 @@ def record(start: str = "random", seed: int = 0, losses: tuple[float, ...] = (8,
     return made | {"curve": curve, "unigram_loss": 7.0} | seconds | more
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were(monkeypatch):
+    """The command would set those of the tests that follow too."""
+    monkeypatch.setattr(embedding_start.turns, "set_threads", lambda threads: None)
+
+
 def test_only_what_is_missing_runs(monkeypatch, tmp_path, capsys):
     ran = []
 
@@ -28,7 +34,6 @@ def test_only_what_is_missing_runs(monkeypatch, tmp_path, capsys):
         return {name: record()[name] for name in ("curve", "unigram_loss", "word2vec_seconds", "training_seconds")}
 
     monkeypatch.setattr(embedding_start, "measure", measure)
-    monkeypatch.setattr(embedding_start.turns, "set_threads", lambda threads: None)  # of the tests that follow too
     argv = ["--data", "a.txt", "--steps", "3", "--seeds", "0,1", "--only", "random", "word2vec", "--json"]
     argv += [str(tmp_path / "runs.jsonl"), "--picture", str(tmp_path / "curves.png")]
     assert terminal.run(embedding_start.main, argv) == 130

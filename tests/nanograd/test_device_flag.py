@@ -1,6 +1,7 @@
 """--device: every command where a model runs, on a stand-in for a GPU, with the results of the CPU."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -9,6 +10,12 @@ import pytest
 from nanograd import backend, evaluate, kernels, plot, sample, terminal, train
 from nanograd.io.arrays import read_arrays
 from tests.nanograd.small_runs import fails, records
+
+
+@pytest.fixture
+def own_copy(finished, tmp_path):
+    """Of a finished run: maps of attention are drawn into its folder."""
+    return shutil.copytree(finished, tmp_path / "finished")
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -28,13 +35,13 @@ def test_training_is_the_same_on_both_devices_and_saves_which_one_it_was(precisi
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_trained_model_answers_the_same_on_both_devices(finished, flags, tmp_path, capsys):
+def test_a_trained_model_answers_the_same_on_both_devices(own_copy, flags, tmp_path, capsys):
     corpus, answers = flags[flags.index("--data") + 1], []
     for device in ("cpu", "cuda"):
         commands = [
-            (sample.main, [str(finished), "--seed", "3", "--max-new-tokens", "8"]),
-            (evaluate.main, [str(finished), "--data", corpus, "--split", "val", "--json"]),
-            (plot.main, [str(finished), "--attention", "the cat", "--out", str(tmp_path / "loss.png")]),
+            (sample.main, [str(own_copy), "--seed", "3", "--max-new-tokens", "8"]),
+            (evaluate.main, [str(own_copy), "--data", corpus, "--split", "val", "--json"]),
+            (plot.main, [str(own_copy), "--attention", "the cat", "--out", str(tmp_path / "loss.png")]),
         ]
         said = []
         for main, argv in commands:
@@ -64,13 +71,13 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_why(finished, monkeypatch, capsy
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_the_second_gpu_is_worked_on_and_not_only_filled(finished, flags, tmp_path, capsys):
+def test_the_second_gpu_is_worked_on_and_not_only_filled(own_copy, flags, tmp_path, capsys):
     """CuPy makes new arrays, and launches kernels, on the thread's current device: the first, unless it is told."""
     corpus = flags[flags.index("--data") + 1]
     for main, argv in [
-        (sample.main, [str(finished), "--max-new-tokens", "4"]),
-        (evaluate.main, [str(finished), "--data", corpus, "--split", "val", "--json"]),
-        (plot.main, [str(finished), "--attention", "the cat", "--out", str(tmp_path / "loss.png")]),
+        (sample.main, [str(own_copy), "--max-new-tokens", "4"]),
+        (evaluate.main, [str(own_copy), "--data", corpus, "--split", "val", "--json"]),
+        (plot.main, [str(own_copy), "--attention", "the cat", "--out", str(tmp_path / "loss.png")]),
         (train.main, [*flags, "--out", str(tmp_path / "run")]),
     ]:
         backend.work_on("cuda:0")
