@@ -50,6 +50,18 @@ def test_every_command_names_a_module_and_flags_that_exist(document):
             assert [flag for flag in flags if flag not in shown] == [], command
 
 
+def test_settings_under_other_names_exist_under_ours():
+    """The last column of the table for those who come from another trainer."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"<details><summary>Settings under other names.*?</details>", readme, flags=re.DOTALL)
+    ours = [line.split("|")[-2] for line in table.splitlines() if line.startswith("| ")][1:]
+    flags = {flag for cell in ours for flag in re.findall(r"--[\w-]+", cell)}
+    call = [sys.executable, "-m", "nanograd.train", "--help"]
+    shown = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert len(flags) > 20
+    assert [flag for flag in sorted(flags) if not re.search(rf"{flag}(?![\w-])", shown)] == []
+
+
 def test_the_readme_s_python_runs():
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
