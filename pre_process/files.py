@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        open_to_readers(Path(temporary))  # mkstemp makes files that only their owner may read
         with hidden_name_as(path):
             Path(temporary).replace(path)
     except BaseException:
@@ -131,7 +132,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_to_readers(file: Path) -> None:
+    """Give a file the permissions of one that open() makes."""
+    file.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
+    """On Linux the system tells; elsewhere it can only be read by setting it, for all threads that make files."""
+    with contextlib.suppress(OSError):
+        if found := re.search(rb"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_bytes(), re.MULTILINE):
+            return int(found[1], 8)
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -12,6 +12,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from pre_process.files import open_to_readers
+
 
 class ArraysError(ValueError):
     """A file of arrays that is damaged or something else: one line that names the file and the fault."""
@@ -25,6 +27,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
         safetensors.numpy.save_file(whole, path, metadata={"sha256": _fingerprint(whole)})
+        open_to_readers(path)  # the library makes files that only their owner may read
     except SafetensorError as error:
         told = re.search(r"os error (\d+)", str(error))
         code = int(told[1]) if told else errno.EIO

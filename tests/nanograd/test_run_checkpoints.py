@@ -50,6 +50,13 @@ def run(paused, tmp_path):
     return shutil.copytree(paused, tmp_path / "run")
 
 
+def test_whoever_may_read_the_run_s_metrics_may_read_its_checkpoints(paused):
+    asked = (paused / "metrics.jsonl").stat().st_mode
+    modes = {path: path.stat().st_mode for folder in all_checkpoints(paused) for path in folder.iterdir()}
+    assert {path.name for path in modes} == set(FILES)
+    assert [path for path, mode in modes.items() if mode != asked] == []
+
+
 def test_a_checkpoint_holds_what_its_manifest_says(run):
     for folder, step in zip(all_checkpoints(run), (5, 10), strict=True):
         manifest = check_checkpoint(folder)

@@ -4,9 +4,11 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pre_process import files
 from pre_process.files import delete_cut_pickles, new_folder, sha256_file, write_atomic
 
 
@@ -18,9 +20,19 @@ def test_write_atomic_creates_and_replaces(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_atomic_gives_the_rights_an_ordinary_file_gets(tmp_path: Path) -> None:
-    (tmp_path / "ordinary").write_bytes(b"")
-    write_atomic(tmp_path / "atomic", b"")
+@pytest.mark.parametrize("told", [True, False])
+def test_write_atomic_gives_the_rights_an_ordinary_file_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Whether the system tells which those are, or they have to be tried."""
+    if not told:
+        monkeypatch.setattr(files, "re", SimpleNamespace(search=lambda *_: None, MULTILINE=0))
+    before = os.umask(0o027)
+    try:
+        (tmp_path / "ordinary").write_bytes(b"")
+        write_atomic(tmp_path / "atomic", b"")
+    finally:
+        assert os.umask(before) == 0o027, "left as it was"
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
