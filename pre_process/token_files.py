@@ -77,6 +77,7 @@ def write_tokens(
     lock = filelock.FileLock(f"{partial}.lock")
     try:
         with hidden_name_as(folder):
+            Path(lock.lock_file).touch()  # where no file can be made (/proc) acquire() would try again for ever
             lock.acquire()
         with naming_file(folder):
             if folder.is_dir():

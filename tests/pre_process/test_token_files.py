@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from hypothesis import given
@@ -245,6 +246,14 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as raised:
         write(tmp_path / "t", articles(30))
     assert raised.value.filename == str(tmp_path / "t")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here, where no file can be made")
+def test_a_place_where_no_file_can_be_made_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filelock.FileLock, "acquire", lambda lock: pytest.fail("the lock is tried again for ever"))
+    with pytest.raises(OSError) as raised:
+        write(Path("/proc/tokens"), articles(30))
+    assert raised.value.filename == "/proc/tokens"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
