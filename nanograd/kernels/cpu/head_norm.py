@@ -7,7 +7,7 @@ from numba import njit
 
 from nanograd.backend import Array, ArrayModule
 from nanograd.kernels.cpu.normalization import ROWS_PER_BLOCK, n_tasks
-from nanograd.kernels.cpu.support import INNER, ONE, SERIAL, ZERO, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, ONE, SERIAL, ZERO, copy_row, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.head_norm import check_packed, packed_head_norm
 from nanograd.primitive import Needs
@@ -31,7 +31,7 @@ def _normalize_rows(task: int, x: Array, eps: Any, r: Array, D: int, y: Array) -
             for j in range(D):
                 yh[j] = xh[j] * rh
             r[i, h] = rh
-        y[i, heads * D :] = x[i, heads * D :]
+        copy_row(y[i, heads * D :], x[i, heads * D :])
 
 
 @njit(**SERIAL)
@@ -52,7 +52,7 @@ def _slope_of_rows(task: int, dy: Array, x: Array, r: Array, D: int, dx: Array) 
             along *= rh / np.float32(D)
             for j in range(D):
                 dxh[j] = rh * (dyh[j] - xh[j] * along)
-        dx[i, heads * D :] = dy[i, heads * D :]
+        copy_row(dx[i, heads * D :], dy[i, heads * D :])
 
 
 def _forward(xp: ArrayModule, qkv: Array, *, n_heads: int, eps: float = 1e-5) -> Any:

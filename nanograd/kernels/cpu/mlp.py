@@ -20,13 +20,13 @@ from nanograd.primitive import Needs
 from nanograd.tensor import PASSED_ON
 
 ROWS_PER_BLOCK = 16
-KINDS = {"relu": 0, "relu2": 1, "silu": 2, "gelu": 3, "gelu-tanh": 4, "swiglu": 5}
+KINDS = {"relu": 0, "relu2": 1, "silu": 2, "gelu": 3, "gelu-tanh": 4}
 RELU, RELU2, SILU, GELU, GELU_TANH = range(5)
 
 
 @njit(**SERIAL)
 def _bend(kind: int, u: Array, hidden: Array) -> None:
-    """hidden = f(u).   u (N, F) or (N, 2F), hidden (N, F)"""
+    """hidden = f(u).   u, hidden (N, F)"""
     blocks = (len(u) + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
     for_each(_bend_block, blocks, (blocks, kind, u, hidden))
 
@@ -48,26 +48,22 @@ def _bend_block(block: int, blocks: int, kind: int, u: Array, hidden: Array) -> 
         elif kind == GELU:
             for j in range(F):
                 h[j] = gelu_at(ui[j])[0]
-        elif kind == GELU_TANH:
+        else:
             for j in range(F):
                 h[j] = gelu_tanh_at(ui[j])[0]
-        else:
-            gate, up = ui[:F], ui[F:]
-            for j in range(F):
-                h[j] = silu_at(gate[j])[0] * up[j]
 
 
 @njit(**SERIAL)
-def _bend_backward(kind: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
-    """du = d f′(u),  hidden = f(u),  sums (blocks, F or 2F) += the rows of du, block by block
+def _bend_backward(kind: int, d: Array, u: Array, hidden: Array, sums: Array) -> None:
+    """du = d f′(u) in d's place,  hidden = f(u),  sums (blocks, F) += the rows of du, block by block
 
-    d holds dhidden (N, F) at first. But for swiglu du takes its place, and the array `du` is not touched.
+    d holds dhidden (N, F) at first.
     """
-    for_each(_bend_backward_block, len(sums), (kind, d, u, hidden, du, sums))
+    for_each(_bend_backward_block, len(sums), (kind, d, u, hidden, sums))
 
 
 @njit(**INNER)
-def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
+def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Array, sums: Array) -> None:
     (N, F), blocks, total = d.shape, len(sums), sums[block]
     for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
         di, ui, h = d[i], u[i], hidden[i]
@@ -87,26 +83,52 @@ def _bend_backward_block(block: int, kind: int, d: Array, u: Array, hidden: Arra
             for j in range(F):
                 h[j], slope = gelu_at(ui[j])
                 di[j] *= slope
-        elif kind == GELU_TANH:
+        else:
             for j in range(F):
                 h[j], slope = gelu_tanh_at(ui[j])
                 di[j] *= slope
-        else:
-            _swiglu_backward_row(di, ui, h, du[i])
-            di = du[i]
         for j in range(len(total)):
             total[j] += di[j]
 
 
+# swiglu by itself: who uses one kind should not wait while the other is compiled
+
+
+@njit(**SERIAL)
+def _gate(u: Array, hidden: Array) -> None:
+    """hidden = silu(g) v,  u = [g | v].   u (N, 2F), hidden (N, F)"""
+    blocks = (len(u) + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK
+    for_each(_gate_block, blocks, (blocks, u, hidden))
+
+
 @njit(**INNER)
-def _swiglu_backward_row(d: Array, u: Array, hidden: Array, du: Array) -> None:
-    F = len(d)
-    gate, up, dgate, dup = u[:F], u[F:], du[:F], du[F:]
-    for j in range(F):
-        opened, slope = silu_at(gate[j])
-        hidden[j] = opened * up[j]
-        dgate[j] = d[j] * up[j] * slope
-        dup[j] = d[j] * opened
+def _gate_block(block: int, blocks: int, u: Array, hidden: Array) -> None:
+    F = hidden.shape[1]
+    for i in range(first(block, blocks, len(u)), first(block + 1, blocks, len(u))):
+        gate, up, h = u[i, :F], u[i, F:], hidden[i]
+        for j in range(F):
+            h[j] = silu_at(gate[j])[0] * up[j]
+
+
+@njit(**SERIAL)
+def _gate_backward(d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
+    """du (N, 2F) from d = dhidden (N, F),  hidden = f(u),  sums (blocks, 2F) += the rows of du, block by block"""
+    for_each(_gate_backward_block, len(sums), (d, u, hidden, du, sums))
+
+
+@njit(**INNER)
+def _gate_backward_block(block: int, d: Array, u: Array, hidden: Array, du: Array, sums: Array) -> None:
+    (N, F), blocks, total = d.shape, len(sums), sums[block]
+    for i in range(first(block, blocks, N), first(block + 1, blocks, N)):
+        di, h, dui = d[i], hidden[i], du[i]
+        gate, up, dgate, dup = u[i, :F], u[i, F:], dui[:F], dui[F:]
+        for j in range(F):
+            opened, slope = silu_at(gate[j])
+            h[j] = opened * up[j]
+            dgate[j] = di[j] * up[j] * slope
+            dup[j] = di[j] * opened
+        for j in range(len(total)):
+            total[j] += dui[j]
 
 
 def _forward(
@@ -125,7 +147,10 @@ def _forward(
     y, n = np.empty((*x.shape[:-1], len(down)), np.float32), x.size // x.shape[-1]
     u, hidden = np.empty((n, len(up)), np.float32), np.empty((n, down.shape[1]), np.float32)
     product(as_rows(x), up, u, transpose_b=True, bias=up_bias)
-    run(_bend, u.size, KINDS[activation], u, hidden)
+    if activation == "swiglu":
+        run(_gate, u.size, u, hidden)
+    else:
+        run(_bend, u.size, KINDS[activation], u, hidden)
     residual = None if residual is None else as_rows(residual)
     product(hidden, down, as_rows(y), transpose_b=True, bias=down_bias, residual=residual)
     return y, (x, u, up, down)
@@ -135,7 +160,13 @@ def _fit(x: Array, up: Array, up_bias: Array, down: Array, down_bias: Array, res
     """Are these float32 arrays of shapes that belong together? If not, the formula says what is wrong."""
     if not takes(x, up, up_bias, down, down_bias, residual):
         return False
-    if activation not in KINDS or not x.ndim or up.ndim != 2 or down.ndim != 2 or x.shape[-1] != up.shape[1]:
+    if (
+        activation not in (*KINDS, "swiglu")
+        or not x.ndim
+        or up.ndim != 2
+        or down.ndim != 2
+        or x.shape[-1] != up.shape[1]
+    ):
         return False
     halves = 2 if activation == "swiglu" else 1
     fits = len(up) == halves * down.shape[1] and (up_bias is None or up_bias.shape == up.shape[:1])
@@ -158,10 +189,14 @@ def _backward(
     """dhidden = dy W₂, then f(u) and du, then the gradients of W₂, x and W₁"""
     x2, dy2 = as_rows(x), as_rows(dy)
     d, hidden = np.empty((2, len(u), down.shape[1]), np.float32)
-    du = np.empty_like(u) if activation == "swiglu" else d
     sums = np.zeros((n_blocks(len(u), ROWS_PER_BLOCK), len(up)), np.float32)
     product(dy2, down, d)
-    run(_bend_backward, u.size, KINDS[activation], d, u, hidden, du, sums)
+    if activation == "swiglu":
+        du = np.empty_like(u)
+        run(_gate_backward, u.size, d, u, hidden, du, sums)
+    else:
+        du = d
+        run(_bend_backward, u.size, KINDS[activation], d, u, hidden, sums)
     ddown = product_into(into[3], down.shape, dy2, hidden, transpose_a=True) if needs[3] else None
     ddown_bias = sum_into(into[4], dy2) if needs[4] else None
     dx = product_into(into[0], x.shape, du, up) if needs[0] else None

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from nanograd.backend import Array, ArrayModule
-from nanograd.kernels.cpu.support import INNER, SERIAL, rows, run, takes
+from nanograd.kernels.cpu.support import INNER, SERIAL, copy_row, rows, run, takes
 from nanograd.kernels.cpu.threads import for_each
 from nanograd.ops.rotary import Layout, MaybeScaling, check, check_packed, cos_and_sin, packed_rotary, rotary
 from nanograd.primitive import Needs
@@ -42,7 +42,7 @@ def _turn_halves_of_rows(
             for j in range(half):
                 y1[j] = x1[j] * cos[j] - x2[j] * (sign * sin[j])
                 y2[j] = x1[j] * (sign * sin[j]) + x2[j] * cos[j]
-        y[i, heads * D :] = x[i, heads * D :]
+        copy_row(y[i, heads * D :], x[i, heads * D :])
 
 
 @njit(**SERIAL)
@@ -63,7 +63,7 @@ def _turn_pairs_of_rows(
             for j in range(half):
                 yh[2 * j] = xh[2 * j] * cos[j] - xh[2 * j + 1] * (sign * sin[j])
                 yh[2 * j + 1] = xh[2 * j] * (sign * sin[j]) + xh[2 * j + 1] * cos[j]
-        y[i, heads * D :] = x[i, heads * D :]
+        copy_row(y[i, heads * D :], x[i, heads * D :])
 
 
 @functools.lru_cache(maxsize=8)

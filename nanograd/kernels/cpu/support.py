@@ -105,6 +105,13 @@ def first(block: int, blocks: int, n: int) -> int:
     return n * block // blocks
 
 
+@njit(**INNER)
+def copy_row(y: Array, x: Array) -> None:
+    """y = x, both (n,). As y[:] = x Numba would also compile the message for lengths that differ: half a second."""
+    for j in range(len(y)):
+        y[j] = x[j]
+
+
 def _exp(typing_context: Any, x: Any) -> Any:
     """eˣ for float32 to 1 ulp, in arithmetic that vectorises (a call of the C library does not).
 
