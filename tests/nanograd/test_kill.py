@@ -1,5 +1,6 @@
 """SIGKILL at any moment: every restart goes on by itself, and the end is that of the run that was never killed."""
 
+import contextlib
 import shutil
 import time
 
@@ -15,7 +16,9 @@ SAVING = ["--steps", "24", "--checkpoint-every", "2", "--eval-every", "6", "--sa
 
 def half_written(run):
     """Names of checkpoints that are being written, moved or deleted."""
-    return {path.name for path in (run / "checkpoints").glob(".step-*")}
+    with contextlib.suppress(FileNotFoundError):  # a start that finds no whole one deletes the folder, at any moment
+        return {path.name for path in (run / "checkpoints").glob(".step-*")}
+    return set()
 
 
 def kill_inside_a_write(server, run, skip):
